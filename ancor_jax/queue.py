@@ -1,0 +1,73 @@
+"""Ring buffers of keys, one for each coarse class, as a PyTree and pure functions.
+
+The result of `enqueue` is that of writing the keys one by one, in batch order, each at its class's pointer: for any
+batch size, any class mix, absent classes, and more keys of one class than its buffer holds.
+(The reference, `_dequeue_and_enqueue` of `guybuk/ANCOR`, fails when ptr + n ≥ 2K.)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Queue(NamedTuple):
+    """C ring buffers of K keys; a class-agnostic queue (MoCo's) is the case C = 1."""
+
+    keys: jax.Array  # [C, K, D], un-normalised
+    pointers: jax.Array  # int32 [C], the slot that the next key of each class overwrites
+
+
+def init(rng: jax.Array, num_classes: int, size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Queue:
+    """A queue full of random unit vectors.
+
+    Args:
+        rng: key.
+        num_classes: C; 1 for a class-agnostic queue.
+        size: K, keys a class.
+        dim: D.
+        dtype: of the stored keys.
+
+    Raises:
+        ValueError: a size that is not positive.
+    """
+    if min(num_classes, size, dim) < 1:
+        raise ValueError(f'a queue needs at least 1 class, slot and dimension, and has {num_classes, size, dim}.')
+    keys = jax.random.normal(rng, (num_classes, size, dim), jnp.float32)
+    keys = keys / jnp.linalg.norm(keys, axis=-1, keepdims=True)
+    return Queue(keys.astype(dtype), jnp.zeros(num_classes, jnp.int32))
+
+
+def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None) -> Queue:
+    """Writes a batch of keys at the pointers of their classes.
+
+    Args:
+        queue: the buffers.
+        keys: [N, D], un-normalised, in the order in which they are to be written. No gradient flows.
+        labels: int [N] in [0, C); None puts all keys into class 0, the class-agnostic queue.
+
+    Returns:
+        The queue after writing; donate the old one to update it in place.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    num_classes, size, dim = queue.keys.shape
+    if keys.ndim != 2 or keys.shape[1] != dim:
+        raise ValueError(f'keys must be [N, {dim}] to fit the queue, and are {list(keys.shape)}.')
+    if labels is None:
+        labels = jnp.zeros(keys.shape[0], jnp.int32)
+    if labels.shape != keys.shape[:1]:
+        raise ValueError(f'labels must be one integer a key, {keys.shape[0]}, and are {list(labels.shape)}.')
+    one_hot = (labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None]).astype(jnp.int32)
+    seen = jnp.cumsum(one_hot, axis=0, dtype=jnp.int32)
+    counts = seen[-1]
+    rank = jnp.take_along_axis(seen, labels[:, None], axis=1)[:, 0] - 1  # keys of the same class before this one
+    slot = (queue.pointers[labels] + rank) % size
+    # Of more than K keys of a class only the last K survive; sending the others out of range drops their writes, so
+    # that no slot is written twice (the order of such writes would be undefined).
+    overwritten = rank < counts[labels] - size
+    slot = jnp.where(overwritten, size, slot)
+    values = jax.lax.stop_gradient(keys).astype(queue.keys.dtype)
+    written = queue.keys.at[labels, slot].set(values, mode='drop')
+    return Queue(written, (queue.pointers + counts) % size)
