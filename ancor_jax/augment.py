@@ -20,6 +20,7 @@ import numpy as np
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # names of the operations in an `order` of color_jitter
 
 _CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
+_CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2
 _BLUR_PASSES = 3  # Pillow's Gaussian is three extended box blurs
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's convert('L')
 
@@ -69,8 +70,8 @@ def two_views(
         ValueError: for images or a recipe that `random_view` refuses.
     """
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
-    pairs = jax.vmap(jax.random.split)(keys)
-    return random_view(pairs[:, 0], images, recipe), random_view(pairs[:, 1], images, recipe)
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    return random_view(fold_in(keys, 0), images, recipe), random_view(fold_in(keys, 1), images, recipe)
 
 
 def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -90,21 +91,23 @@ def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array
     _check_uint8(images)
     check_recipe(recipe)
     height, width = images.shape[1:3]
-    # Always six keys, so that switching one transform on leaves the others' draws as they were.
-    crop, flip, jitter, grey, blur, sigma_key = jax.vmap(lambda k: jax.random.split(k, 6), out_axes=1)(keys)
+    # One draw for all parts compiles and runs far faster than a key for each. Each part has its own fixed numbers,
+    # so that switching one on leaves the others' as they were.
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (_CROP_DRAWS + 10,)))(keys)
+    flip, grey, blur, blur_sigma = (draws[:, _CROP_DRAWS + i] for i in range(4))
+    jitter = draws[:, _CROP_DRAWS + 4 :]
 
-    boxes = jax.vmap(lambda k: crop_box(k, height, width, recipe.crop_scale, recipe.crop_ratio))(crop)
+    to_box = jax.vmap(lambda u: _box_from_draws(u, height, width, recipe.crop_scale, recipe.crop_ratio))
+    boxes = to_box(draws[:, :_CROP_DRAWS])
     # The flip commutes with everything after it and costs nothing inside the resampling weights.
-    view = crop_resize(images, boxes, recipe.size, flip=_coin(flip, recipe.flip) if recipe.flip else None)
+    view = crop_resize(images, boxes, recipe.size, flip=flip < recipe.flip if recipe.flip else None)
     if any(recipe.jitter) and recipe.jitter_probability:
-        view = _random_jitter(jitter, view, recipe)
+        view = _jitter_from_draws(jitter, view, recipe)
     if recipe.grey_probability:
-        mask = _coin(grey, recipe.grey_probability)[:, None, None, None]
-        view = jnp.where(mask, grayscale(view), view)
+        view = jnp.where((grey < recipe.grey_probability)[:, None, None, None], grayscale(view), view)
     if recipe.blur_probability:
         low, high = recipe.blur_sigma
-        sigma = jax.vmap(lambda k: jax.random.uniform(k, (), minval=low, maxval=high))(sigma_key)
-        sigma = jnp.where(_coin(blur, recipe.blur_probability), sigma, 0.0)
+        sigma = jnp.where(blur < recipe.blur_probability, low + (high - low) * blur_sigma, 0.0)
         view = gaussian_blur(view, sigma, max_sigma=high)
     return _standardise(view, recipe.mean, recipe.std)
 
@@ -144,11 +147,16 @@ def crop_box(
     Returns:
         [4] int32: top, left, height, width.
     """
-    attempt_key, place_key = jax.random.split(key)
-    draws = jax.random.uniform(attempt_key, (_CROP_ATTEMPTS, 2))
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:, 0])
+    return _box_from_draws(jax.random.uniform(key, (_CROP_DRAWS,)), height, width, scale, ratio)
+
+
+def _box_from_draws(
+    draws: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """`crop_box` from uniform numbers [_CROP_DRAWS]: areas, ratios, place."""
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:_CROP_ATTEMPTS])
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = jnp.exp(low + (high - low) * draws[:, 1])
+    aspect = jnp.exp(low + (high - low) * draws[_CROP_ATTEMPTS:-2])
     widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
     heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
@@ -156,8 +164,7 @@ def crop_box(
     box_height, box_width = heights[first], widths[first]
 
     room = jnp.stack([height - box_height, width - box_width])
-    offset = jnp.floor(jax.random.uniform(place_key, (2,)) * (room + 1).astype(jnp.float32)).astype(jnp.int32)
-    top_left = jnp.clip(offset, 0, room)  # u * n can round up to n in float32
+    top_left = _whole(draws[-2:], room + 1)
     drawn = jnp.stack([top_left[0], top_left[1], box_height, box_width])
     return jnp.where(fits.any(), drawn, jnp.asarray(_fallback_box(height, width, ratio), jnp.int32))
 
@@ -171,27 +178,25 @@ def _fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _coin(keys: jax.Array, probability: float) -> jax.Array:
-    """[N] bool, true with the given probability, one throw per key."""
-    return jax.vmap(lambda k: jax.random.bernoulli(k, probability))(keys)
+def _whole(draws: jax.Array, count: jax.Array) -> jax.Array:
+    """Uniform numbers on [0, 1) to whole numbers 0 .. count - 1."""
+    number = jnp.floor(draws * count.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.minimum(number, count - 1)  # u * n can round up to n in float32
 
 
-def _random_jitter(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """ColorJitter with the recipe's strengths: factors, order and whether it is applied are drawn per sample."""
+def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
+    """ColorJitter with the recipe's strengths from uniform numbers [N, 6]: four factors, the order, whether at all."""
     enabled = [operation for operation, strength in enumerate(recipe.jitter) if strength]
     orders = np.asarray(list(itertools.permutations(enabled)), np.int32)
-    low = [max(0.0, 1 - s) for s in recipe.jitter[:HUE]] + [-recipe.jitter[HUE]]
-    high = [1 + s for s in recipe.jitter[:HUE]] + [recipe.jitter[HUE]]
-    neutral = jnp.asarray([1.0, 1.0, 1.0, 0.0])
-
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value_key, order_key, apply_key = jax.random.split(key, 3)
-        values = jax.random.uniform(value_key, (4,), minval=jnp.asarray(low), maxval=jnp.asarray(high))
-        apply = jax.random.bernoulli(apply_key, recipe.jitter_probability)
-        return jnp.where(apply, values, neutral), jax.random.randint(order_key, (), 0, len(orders))
-
-    values, index = jax.vmap(draw)(keys)
-    parameters = [values[:, operation] if operation in enabled else None for operation in range(4)]
+    index = _whole(draws[:, 4], jnp.full(draws.shape[0], len(orders)))
+    apply = draws[:, 5] < recipe.jitter_probability
+    parameters: list[jax.Array | None] = [None] * 4
+    for operation in enabled:
+        strength, neutral = recipe.jitter[operation], 0.0 if operation == HUE else 1.0
+        low, high = neutral - strength, neutral + strength
+        if operation != HUE:
+            low = max(0.0, low)
+        parameters[operation] = jnp.where(apply, low + (high - low) * draws[:, operation], neutral)
     return color_jitter(images, jnp.asarray(orders)[index], *parameters)
 
 
@@ -420,8 +425,15 @@ def _blur_kernel(sigma: jax.Array, half: int) -> jax.Array:
 def normalize(
     images: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> jax.Array:
-    """uint8 images [N, H, W, 3] to float32 (x / 255 - mean) / std; ValueError for another dtype, shape or std <= 0."""
-    _check_uint8(images)
+    """Images [N, H, W, 3] on 0..255 to float32 (x / 255 - mean) / std.
+
+    uint8 as the data sets hold them, or the float32 pixels that `resize_short` gives.
+
+    Raises:
+        ValueError: for another shape or dtype, or a std that is not positive.
+    """
+    if images.dtype != jnp.float32:
+        _check_uint8(images)
     _check_mean_std(mean, std)
     return _standardise(images.astype(jnp.float32), mean, std)
 

@@ -1,0 +1,92 @@
+"""Checkpoints of a run: the latest, to go on from, and the best by validation. The only module that knows Orbax."""
+
+import pathlib
+from typing import Any, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+State = TypeVar('State')
+
+LATEST, BEST = 'latest', 'best'
+
+
+class CheckpointError(ValueError):
+    """No checkpoint where one is needed, or one of another shape."""
+
+
+class Checkpoints:
+    """`<directory>/latest` and `<directory>/best`, each holding one checkpoint, written in the background."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory.absolute()
+        self._managers = {
+            LATEST: ocp.CheckpointManager(self._directory / LATEST, options=ocp.CheckpointManagerOptions(max_to_keep=1)),
+            BEST: ocp.CheckpointManager(
+                self._directory / BEST,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1, best_fn=lambda metrics: metrics['score'], best_mode='max'
+                ),
+            ),
+        }
+
+    def step(self, kind: str = LATEST) -> int | None:
+        """The step of the checkpoint of that kind, None where there is none."""
+        return self._managers[kind].latest_step()
+
+    def best_score(self) -> float:
+        """The best validation score so far; −∞ before the first."""
+        step = self.step(BEST)
+        if step is None:
+            return -float('inf')
+        return float(self._managers[BEST].metrics(step)['score'])
+
+    def save_latest(self, step: int, state: Any) -> None:
+        self._managers[LATEST].save(step, args=ocp.args.StandardSave(state))
+
+    def save_if_best(self, step: int, state: Any, score: float) -> bool:
+        """Keeps the state as the best one if its score beats the best so far; says whether it did."""
+        if score <= self.best_score():
+            return False
+        self._managers[BEST].save(step, args=ocp.args.StandardSave(state), metrics={'score': score})
+        return True
+
+    def restore(self, abstract_state: State, kind: str = LATEST) -> State:
+        """The checkpoint of that kind.
+
+        Args:
+            abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings: where and how the arrays shall be.
+            kind: 'latest' or 'best'.
+
+        Raises:
+            CheckpointError: there is none, or it does not have these arrays.
+        """
+        manager = self._managers[kind]
+        manager.wait_until_finished()
+        step = manager.latest_step()
+        if step is None:
+            raise CheckpointError(f'No {kind} checkpoint lies in {self._directory}; train first (--mode=train).')
+        try:
+            return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f'The {kind} checkpoint in {self._directory} does not fit the model of this configuration; '
+                f'use the configuration it was trained with, or another --workdir. ({str(error).splitlines()[0]})'
+            ) from error
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+            manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def abstract(state: State, sharding: jax.sharding.Sharding) -> State:
+    """The shapes and dtypes of a state (of arrays or shapes), each array with `sharding`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,0 +1,260 @@
+"""Few-shot evaluation of a trained network: features once for each distinct image, then episodes, then the table."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ancor_jax import augment, fewshot, models
+from ancor_jax.config import Config, Eval, Views
+from ancor_jax.data.dataset import Split
+from ancor_jax.metrics import Progress
+
+# Of support and query features handed to the classifiers at once.
+_CHUNK_BYTES = 2**28
+
+# (images uint8 [n, H, W, 3], variants int32 [n, 3] or None for the plain test view) → features [n, d]
+Extractor = Callable[[np.ndarray, np.ndarray | None], jax.Array]
+
+
+class Result(NamedTuple):
+    """One row of the table."""
+
+    protocol: str
+    classifier: str
+    ways: tuple[int, int]  # fewest and most classes of an episode
+    shots: int
+    accuracy: float  # mean over episodes, per cent
+    interval: float  # half-width of its 95 % Student-t interval, per cent
+    accuracies: np.ndarray  # of each episode, 0..1
+
+
+def make_extractor(model: models.Network, params: Any, batch_stats: Any, views: Views, settings: Eval) -> Extractor:
+    """The jitted function from images to L2-normalised features, by running batch statistics.
+
+    Args:
+        model: the network.
+        params, batch_stats: its variables, on the device(s).
+        views: for the mean and standard deviation of the colours.
+        settings: which features, and how test images are resized, cropped and shifted.
+    """
+    mean, std = triple(views.mean), triple(views.std)
+
+    def features(variables: Any, pixels: jax.Array) -> jax.Array:
+        if settings.features == 'embedding':
+            return fewshot.normalize(model.apply(variables, pixels, train=False).embedding)
+        return fewshot.normalize(model.apply(variables, pixels, method='features'))
+
+    @jax.jit
+    def plain(variables: Any, images: jax.Array) -> jax.Array:
+        return features(
+            variables, augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop)
+        )
+
+    @jax.jit
+    def varied(variables: Any, images: jax.Array, variants: jax.Array) -> jax.Array:
+        resized = augment.resize_short(images, settings.resize) if settings.resize else images
+        size = settings.crop or min(resized.shape[1:3])
+        pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
+        return features(variables, augment.normalize(pixels, mean, std))
+
+    variables = {'params': params, 'batch_stats': batch_stats}
+
+    def extract(images: np.ndarray, variants: np.ndarray | None) -> jax.Array:
+        return plain(variables, images) if variants is None else varied(variables, images, variants)
+
+    return extract
+
+
+def evaluate(
+    extract: Extractor,
+    split: Split,
+    settings: Eval,
+    *,
+    protocols: Sequence[str] | None = None,
+    classifiers: Sequence[str] | None = None,
+    episodes: int | None = None,
+    shown: bool = False,
+) -> list[Result]:
+    """All protocols with all classifiers; the seed fixes episodes and augmentation, so that models are comparable.
+
+    Args:
+        extract: see `make_extractor`.
+        split: of images that training has not seen.
+        settings: the protocol's numbers.
+        protocols, classifiers, episodes: in place of those in `settings`.
+        shown: whether to show progress.
+
+    Raises:
+        ValueError: a class has too few images for an episode.
+    """
+    plain = _Features(extract, split.images, settings.batch_size, shown, 'query features')
+    queries = plain.of(np.arange(len(split.images)))
+    varied = _Features(extract, split.images, settings.batch_size, shown, 'support features')
+    results = []
+    for number, protocol in enumerate(protocols or settings.protocols):
+        chosen = fewshot.episodes(
+            settings.seed,
+            split.fine,
+            protocol=protocol,
+            ways=settings.ways,
+            shots=settings.shots,
+            queries=settings.queries,
+            num_episodes=episodes or settings.episodes,
+            coarse_labels=split.coarse,
+        )
+        supports = _support_copies(chosen, split.images.shape[1:3], settings, np.random.default_rng([settings.seed, number]))
+        features, places = varied.of_variants(*supports)
+        for classifier in classifiers or settings.classifiers:
+            accuracies = _accuracies(classifier, chosen, features, places, queries, settings.support_copies, shown)
+            mean, interval = fewshot.mean_and_interval(accuracies)
+            ways = [len(episode.classes) for episode in chosen]
+            results.append(
+                Result(
+                    protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies
+                )
+            )
+    return results
+
+
+def _support_copies(
+    episodes: Sequence[fewshot.Episode], image_size: tuple[int, int], settings: Eval, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every augmented copy of every support of every episode, in order: image indices [T] and variants [T, 3]."""
+    indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
+    height, width = image_size
+    if settings.resize:
+        short = min(height, width)
+        height, width = int(settings.resize * height / short), int(settings.resize * width / short)
+    size = settings.crop or min(height, width)
+    margin = (height + 2 * settings.support_padding - size, width + 2 * settings.support_padding - size)
+    return indices, augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
+
+
+def _accuracies(
+    classifier: str,
+    episodes: Sequence[fewshot.Episode],
+    support_features: np.ndarray,
+    support_places: np.ndarray,
+    query_features: np.ndarray,
+    copies: int,
+    shown: bool,
+) -> np.ndarray:
+    """Accuracy of each episode [E]. `support_places` [T] says which row of the features each support copy has."""
+    sizes = [episode.support.size * copies for episode in episodes]
+    ends = np.cumsum(sizes)
+    places = [support_places[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    accuracies = np.zeros(len(episodes))
+    with Progress(f'episodes, {classifier}', len(episodes), unit='episodes', shown=shown) as progress:
+        # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
+        for ways in sorted({len(episode.classes) for episode in episodes}):
+            same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
+            per_episode = (sizes[same[0]] + episodes[same[0]].query.size) * query_features.shape[1] * 4
+            for chunk in np.array_split(same, math.ceil(len(same) * per_episode / _CHUNK_BYTES)):
+                support = support_features[np.stack([places[i] for i in chunk])]
+                query = query_features[np.stack([episodes[i].query.ravel() for i in chunk])]
+                support_labels = np.repeat(np.arange(ways, dtype=np.int32), support.shape[1] // ways)
+                query_labels = np.repeat(np.arange(ways, dtype=np.int32), query.shape[1] // ways)
+                predictions = fewshot.classify(classifier, support, support_labels, query, ways=ways)
+                accuracies[chunk] = fewshot.accuracy(predictions, query_labels)
+                progress.update(len(chunk))
+    return accuracies
+
+
+@dataclasses.dataclass
+class _Features:
+    """Features in batches of one size (so that one program is compiled), each distinct input once."""
+
+    extract: Extractor
+    images: np.ndarray
+    batch_size: int
+    shown: bool
+    title: str
+    known: dict[int, int] = dataclasses.field(default_factory=dict)  # distinct (image, variant) → row of `rows`
+    rows: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def of(self, indices: np.ndarray, variants: np.ndarray | None = None) -> np.ndarray:
+        """[n, d] of these images, in their variants."""
+        batch = min(self.batch_size, len(indices))
+        parts = []
+        with Progress(self.title, len(indices), unit='images', shown=self.shown) as progress:
+            for start in range(0, len(indices), batch):
+                # The last batch is filled up with repetitions of its first image.
+                chosen = np.arange(start, start + batch)
+                count = min(batch, len(indices) - start)
+                chosen[count:] = start
+                part = self.extract(self.images[indices[chosen]], None if variants is None else variants[chosen])
+                parts.append(np.asarray(part)[:count])
+                progress.update(count)
+        return np.concatenate(parts)
+
+    def of_variants(self, indices: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the distinct pairs seen so far [U, d], and for each pair asked for its row there [T]."""
+        sides = [len(self.images), *(variants.max(axis=0) + 1)]
+        # One number for each pair, the same in every call: offsets are far below 2**14.
+        codes = ((indices.astype(np.int64) << 14 | variants[:, 0]) << 14 | variants[:, 1]) << 1 | variants[:, 2]
+        if max(sides[1:3]) > 2**14:
+            raise ValueError(f'support offsets reach {max(sides[1:3])} pixels; at most {2**14} are supported.')
+        distinct, first = np.unique(codes, return_index=True)
+        new = np.array([code not in self.known for code in distinct.tolist()])
+        if new.any():
+            self.rows.append(self.of(indices[first[new]], variants[first[new]]))
+            for code in distinct[new].tolist():
+                self.known[code] = len(self.known)
+        features = np.concatenate(self.rows)
+        return features, np.array([self.known[code] for code in codes.tolist()])
+
+
+def title(result: Result) -> str:
+    """'5-way 1-shot', 'all-way (10) 1-shot', 'intra-class (3–4-way) 1-shot'."""
+    low, high = result.ways
+    ways = f'{high}' if low == high else f'{low}–{high}'
+    names = {'nway': f'{ways}-way', 'allway': f'all-way ({ways})', 'intra': f'intra-class ({ways}-way)'}
+    return f'{names[result.protocol]} {result.shots}-shot'
+
+
+def table(results: Sequence[Result]) -> str:
+    """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
+    classifiers = list(dict.fromkeys(result.classifier for result in results))
+    names = {'lr': 'logistic regression', 'nn': 'nearest (euclidean)', 'cosine': 'nearest (cosine)', 'knn': '30-NN'}
+    rows = [['accuracy, %', *(names[c] for c in classifiers)]]
+    for heading in dict.fromkeys(title(result) for result in results):
+        cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if title(r) == heading}
+        rows.append([heading, *(cells.get(c, '') for c in classifiers)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows]
+    lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+    return '\n'.join(lines)
+
+
+def as_json(results: Sequence[Result], config: Config, step: int) -> dict[str, Any]:
+    """What `results.json` holds."""
+    return {
+        'step': step,
+        'method': config.method,
+        'seed': config.seed,
+        'eval': dataclasses.asdict(config.eval),
+        'results': [
+            {
+                'protocol': result.protocol,
+                'classifier': result.classifier,
+                'ways': list(result.ways),
+                'shots': result.shots,
+                'episodes': len(result.accuracies),
+                'accuracy': result.accuracy,
+                'interval_95': result.interval,
+                'accuracies': np.round(result.accuracies, 6).tolist(),
+            }
+            for result in results
+        ],
+    }
+
+
+def triple(values: Sequence[float]) -> tuple[float, float, float]:
+    """Three numbers as the type that says so."""
+    first, second, third = values
+    return first, second, third

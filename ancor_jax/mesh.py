@@ -1,0 +1,79 @@
+"""Devices: the mesh, and mapping a per-device function over it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ancor_jax import augment, step
+
+AXIS = 'batch'
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+    """A mesh of one axis, `AXIS`, over the first `num_devices` devices (0: all).
+
+    Raises:
+        ValueError: more devices are asked for than there are.
+    """
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise ValueError(f'{num_devices} devices are asked for and {len(devices)} are there; lower train.devices.')
+    devices = devices[: num_devices or len(devices)]
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The tree on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(array: Any, mesh: Mesh, dim: int = 0) -> jax.Array:
+    """A host array split over the devices along `dim`."""
+    return jax.device_put(array, NamedSharding(mesh, P(*[None] * dim, AXIS)))
+
+
+def statistics_groups(groups: int, num_devices: int, batch_size: int) -> tuple[int, bool, bool]:
+    """How `groups` batch-norm groups of the global batch fall on the devices.
+
+    Args:
+        groups: 0: one for each device; 1: one, synchronised over the devices; more: ghost groups, whatever the number
+            of devices.
+        num_devices: of the mesh.
+        batch_size: the global batch.
+
+    Returns:
+        (groups on each device, whether to synchronise over devices, whether to shuffle keys over groups).
+
+    Raises:
+        ValueError: groups, devices and batch do not divide.
+    """
+    if batch_size % num_devices:
+        raise ValueError(
+            f'train.batch_size={batch_size} does not divide over {num_devices} devices; '
+            'choose a multiple, or fewer with train.devices.'
+        )
+    total = groups or num_devices
+    if total == 1:
+        return 1, num_devices > 1, False
+    if total % num_devices:
+        raise ValueError(
+            f'train.batch_norm_groups={groups} does not divide over {num_devices} devices; '
+            'choose a multiple of the devices, 1 (synchronised) or 0 (one group a device).'
+        )
+    if batch_size % total:
+        raise ValueError(f'train.batch_size={batch_size} does not divide into {total} batch-norm groups.')
+    return total // num_devices, False, True
+
+
+def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> Callable[..., Any]:
+    """`step.resident_steps` over the mesh, compiled once: (state, samples, indices [S, N], rng) → (state, metrics).
+
+    The state is donated; indices are split over the devices along N, all else is on every device.
+    """
+    per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS)
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(), P(None, AXIS), P()), out_specs=(P(), P()))
+    return jax.jit(mapped, donate_argnums=0)

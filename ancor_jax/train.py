@@ -1,0 +1,378 @@
+"""A run in a work directory: build, resume, train, validate, evaluate. No mathematics here."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ancor_jax import augment, checkpoint, data, evaluate, mesh, metrics, models, optim, step
+from ancor_jax.config import Config, ConfigError, Views, to_dict
+from ancor_jax.methods import METHODS
+
+# Sections and fields that may change between the runs that share a work directory: they do not change what is trained.
+_MAY_CHANGE = {
+    'eval': None,
+    'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
+    'data': {'dir', 'download'},
+}
+
+
+class Plan(NamedTuple):
+    """What a configuration comes to, for a number of classes, images and devices."""
+
+    recipe: step.Recipe
+    views: augment.Recipe
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    queue_size: int
+    queue_dtype: Any
+
+
+class Run(NamedTuple):
+    """The parts of a run that training and evaluation share."""
+
+    config: Config
+    directory: pathlib.Path
+    dataset: data.Dataset
+    devices: jax.sharding.Mesh
+    plan: Plan
+    initial_state: Any  # () → TrainState, jitted, on all devices
+    abstract_state: Any
+
+
+def plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
+    """The model, optimiser and views of a configuration.
+
+    Args:
+        config: checked.
+        num_classes: of the labels that the method trains on.
+        num_images: in the training set.
+        num_devices: over which the batch is split.
+
+    Raises:
+        ConfigError: batch, devices, groups and data do not fit together.
+    """
+    method = METHODS[config.method]
+    if config.train.batch_size > num_images:
+        raise ConfigError(
+            f'train.batch_size={config.train.batch_size} is more than the {num_images} training images; lower it.'
+        )
+    try:
+        groups, synchronised, shuffle = mesh.statistics_groups(
+            config.train.batch_norm_groups, num_devices, config.train.batch_size
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    steps_per_epoch = num_images // config.train.batch_size
+    settings = config.model
+    model = models.create(
+        settings.name,
+        head=config.head,
+        num_classes=num_classes,
+        embed_dim=settings.embed_dim,
+        width=settings.width,
+        drop_rate=settings.drop_rate,
+        drop_block_size=settings.drop_block_size,
+        mlp=settings.mlp,
+        normalize_embedding=settings.normalize_embedding,
+        relu_before_classifier=settings.relu_before_classifier,
+        classifier_bias=settings.classifier_bias,
+        bn_groups=groups,
+        bn_sync=synchronised,
+        axis_name=mesh.AXIS,
+        dtype=jnp.dtype(settings.dtype),
+    )
+    schedule = optim.schedule(
+        config.optim.schedule,
+        config.optim.learning_rate,
+        epochs=config.train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        cycles=config.optim.cycles,
+        warmup_epochs=config.optim.warmup_epochs,
+        milestones=config.optim.milestones,
+        decay=config.optim.decay,
+    )
+    recipe = step.Recipe(
+        model=model,
+        optimizer=optim.sgd(schedule, config.optim.momentum, config.optim.weight_decay),
+        method=method,
+        temperature=config.contrast.temperature,
+        target_momentum=config.contrast.target_momentum,
+        shuffle_keys=shuffle,
+    )
+    return Plan(
+        recipe,
+        view_recipe(config.views),
+        schedule,
+        steps_per_epoch,
+        config.contrast.queue_size,
+        jnp.dtype(config.contrast.queue_dtype),
+    )
+
+
+def view_recipe(views: Views) -> augment.Recipe:
+    """The static augmentation of the step."""
+    recipe = augment.Recipe(
+        size=views.size,
+        mean=evaluate.triple(views.mean),
+        std=evaluate.triple(views.std),
+        crop_scale=(views.crop_min, views.crop_max),
+        flip=views.flip,
+        jitter=(views.brightness, views.contrast, views.saturation, views.hue),
+        jitter_probability=views.jitter,
+        grey_probability=views.grey,
+        blur_sigma=(views.blur_min, views.blur_max),
+        blur_probability=views.blur,
+    )
+    augment.check_recipe(recipe)
+    return recipe
+
+
+def prepare(config: Config, directory: pathlib.Path) -> Run:
+    """Loads the data and lays out the run, without writing anything."""
+    devices = mesh.make_mesh(config.train.devices)
+    dataset = data.load(config.data, seed=config.seed)
+    method = METHODS[config.method]
+    num_classes = len(dataset.fine_names if method.labels == 'fine' else dataset.coarse_names)
+    laid_out = plan(config, num_classes, len(dataset.train.images), devices.size)
+    size = laid_out.views.size
+
+    def initial_state() -> step.TrainState:
+        rng = jax.random.fold_in(jax.random.key(config.seed), 0)
+        return step.create_state(
+            rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype
+        )
+
+    everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+    abstract = checkpoint.abstract(jax.eval_shape(initial_state), everywhere)
+    born_everywhere = jax.jit(initial_state, out_shardings=jax.tree.map(lambda _: everywhere, abstract))
+    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract)
+
+
+def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
+    """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
+
+    Raises:
+        ConfigError, data.DataError: what is asked for cannot be done; nothing has been written then.
+    """
+    run = prepare(config, directory)
+    _claim(directory, config)
+    print(describe(run), flush=True)
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        done = checkpoints.step() or 0
+        last_step = config.train.epochs * run.plan.steps_per_epoch
+        if done < last_step:
+            state = checkpoints.restore(run.abstract_state) if done else run.initial_state()
+            if done:
+                print(f'Going on from step {done:,} of {last_step:,}.', flush=True)
+            state = _train_epochs(run, state, checkpoints)
+        else:
+            print(f'Training was complete at step {done:,}.', flush=True)
+            state = checkpoints.restore(run.abstract_state)
+        if config.eval.checkpoint == checkpoint.BEST:
+            del state
+            state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
+    return _final_evaluation(run, state)
+
+
+def evaluate_checkpoint(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
+    """Evaluates a checkpoint of a work directory.
+
+    Raises:
+        ConfigError: the directory holds a run of another configuration.
+        checkpoint.CheckpointError: it holds no checkpoint.
+    """
+    if not (directory / 'config.json').exists():
+        raise checkpoint.CheckpointError(f'No run lies in {directory}; train first (--mode=train).')
+    _check_same_run(directory, config)
+    run = prepare(config, directory)
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        state = checkpoints.restore(run.abstract_state, config.eval.checkpoint)
+    return _final_evaluation(run, state)
+
+
+def describe(run: Run) -> str:
+    """What is about to run, in a few lines."""
+    config, laid_out = run.config, run.plan
+    parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
+    lines = [
+        run.dataset.summary(),
+        f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} parameters, '
+        f'head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
+        f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
+    ]
+    if run.abstract_state.queue is not None:
+        keys = run.abstract_state.queue.keys
+        lines.append(f'Queue {list(keys.shape)} {keys.dtype}: {keys.size * keys.dtype.itemsize / 2**20:,.0f} MiB.')
+    lines.append(f'Work directory: {run.directory}')
+    return '\n'.join(lines)
+
+
+def epoch_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+    """int32 [steps, batch_size]: which images each step of an epoch sees; the incomplete last batch is left out."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
+    steps = num_images // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def dispatch_sizes(steps: int, most: int) -> list[int]:
+    """Cuts an epoch into dispatches of at most `most` steps: of equal size if that costs at most half of it, since
+    each size is compiled once."""
+    equal = max(size for size in range(1, min(steps, most) + 1) if steps % size == 0)
+    if 2 * equal >= min(steps, most):
+        return [equal] * (steps // equal)
+    return [most] * (steps // most) + [steps % most]
+
+
+def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Checkpoints) -> step.TrainState:
+    """From the state's step to the last one, with checkpoints and validation at the ends of epochs."""
+    config, laid_out = run.config, run.plan
+    split = run.dataset.train
+    labels = split.fine if laid_out.recipe.method.labels == 'fine' else split.coarse
+    samples = mesh.replicate(step.Samples(split.images, labels), run.devices)
+    rng = mesh.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), run.devices)
+    steps = mesh.map_resident_steps(run.devices, laid_out.recipe, laid_out.views)
+    batch_size, per_epoch = config.train.batch_size, laid_out.steps_per_epoch
+    done = int(state.step)
+    shown = config.train.progress
+    progress = metrics.Progress(
+        'training', config.train.epochs * per_epoch * batch_size, unit='images', done=done * batch_size, shown=shown
+    )
+    with metrics.ScalarWriter(run.directory, config.train.tensorboard) as writer, progress:
+        log = _Log(config, laid_out, writer, progress)
+        for epoch in range(done // per_epoch, config.train.epochs):
+            for indices in _dispatches(config, epoch, len(split.images), per_epoch):
+                state, values = steps(state, samples, mesh.shard(indices, run.devices, dim=1), rng)
+                log.dispatched(len(indices), values)
+            log.catch_up()
+            done += per_epoch
+            last = epoch + 1 == config.train.epochs
+            if config.eval.every_epochs and ((epoch + 1) % config.eval.every_epochs == 0 or last):
+                score = _validation(run, state)
+                writer.write(done, {'validation_accuracy': score})
+                checkpoints.save_if_best(done, state, score)
+            if (epoch + 1) % config.train.checkpoint_epochs == 0 or last:
+                checkpoints.save_latest(done, state)
+            writer.flush()
+    return state
+
+
+def _dispatches(config: Config, epoch: int, num_images: int, per_epoch: int) -> Iterator[np.ndarray]:
+    order = epoch_order(config.seed, epoch, num_images, config.train.batch_size)
+    start = 0
+    for size in dispatch_sizes(per_epoch, config.train.steps_per_dispatch):
+        yield order[start : start + size]
+        start += size
+
+
+class _Log:
+    """Writes metrics one dispatch behind, so that the device never waits for the host."""
+
+    def __init__(
+        self, config: Config, laid_out: Plan, writer: metrics.ScalarWriter, progress: metrics.Progress
+    ) -> None:
+        self._config, self._plan, self._writer, self._progress = config, laid_out, writer, progress
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._rate = metrics.Rate()
+
+    def dispatched(self, steps: int, values: dict[str, jax.Array]) -> None:
+        """`steps` steps are on their way and will give these metrics [steps]."""
+        self.catch_up()
+        self._pending = (steps, values)
+
+    def catch_up(self) -> None:
+        """Waits for what was dispatched last and tells about it."""
+        if self._pending is None:
+            return
+        steps, values = self._pending
+        self._pending = None
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        first = int(arrays.pop('step')[0])
+        images = steps * self._config.train.batch_size
+        rate = self._rate.update(images)
+        every = self._config.train.log_steps
+        for i in range(steps):
+            number = first + i + 1
+            if number % every == 0:
+                scalars = {name: float(value[i]) for name, value in arrays.items()}
+                scalars['learning_rate'] = float(self._plan.schedule(first + i))
+                scalars['images_per_second'] = rate
+                scalars['epoch'] = number / self._plan.steps_per_epoch
+                self._writer.write(number, scalars)
+        loss = float(arrays['loss'][-1])
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f'The loss is {loss} at step {first + steps}; lower optim.learning_rate or check the data.'
+            )
+        self._progress.update(images, f'loss {loss:.3f}')
+
+
+def _validation(run: Run, state: step.TrainState) -> float:
+    """Mean accuracy, per cent, of the periodic few-shot validation."""
+    settings = run.config.eval
+    extract = evaluate.make_extractor(
+        run.plan.recipe.model, state.params, state.batch_stats, run.config.views, settings
+    )
+    (result,) = evaluate.evaluate(
+        extract,
+        run.dataset.test,
+        settings,
+        protocols=('nway',),
+        classifiers=('cosine',),
+        episodes=settings.validation_episodes,
+    )
+    return result.accuracy
+
+
+def _final_evaluation(run: Run, state: step.TrainState) -> list[evaluate.Result]:
+    """Evaluates, prints the table and writes results.json."""
+    extract = evaluate.make_extractor(
+        run.plan.recipe.model, state.params, state.batch_stats, run.config.views, run.config.eval
+    )
+    results = evaluate.evaluate(extract, run.dataset.test, run.config.eval, shown=run.config.train.progress)
+    heading = f'{run.plan.recipe.method.title} on {run.dataset.name}, step {int(state.step):,}'
+    print(f'\n{heading}, {run.config.eval.episodes:,} episodes, mean ± 95 % interval\n\n{evaluate.table(results)}\n')
+    path = run.directory / 'results.json'
+    _write_whole(path, json.dumps(evaluate.as_json(results, run.config, int(state.step)), indent=1))
+    print(f'Written to {path}', flush=True)
+    return results
+
+
+def _claim(directory: pathlib.Path, config: Config) -> None:
+    """Makes the work directory this configuration's own, or checks that it is already."""
+    if (directory / 'config.json').exists():
+        _check_same_run(directory, config)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_whole(directory / 'config.json', json.dumps(to_dict(config), indent=1))
+
+
+def _check_same_run(directory: pathlib.Path, config: Config) -> None:
+    stored = json.loads((directory / 'config.json').read_text(encoding='utf-8'))
+    for name, was, now in _differences(stored, json.loads(json.dumps(to_dict(config))), ''):
+        raise ConfigError(
+            f'{directory} holds a run with {name}={was!r}, and {now!r} is asked for now; '
+            'use another --workdir, or delete that one.'
+        )
+
+
+def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for name, now in asked.items():
+        was = stored.get(name)
+        if isinstance(now, dict) and isinstance(was, dict):
+            if name not in _MAY_CHANGE or _MAY_CHANGE[name] is not None:
+                yield from _differences(was, now, f'{name}.')
+        elif was != now and name not in (_MAY_CHANGE.get(prefix.rstrip('.')) or ()):
+            yield f'{prefix}{name}', was, now
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """All or nothing: a reader never sees half a file."""
+    half = path.with_name(path.name + '.part')
+    half.write_text(text, encoding='utf-8')
+    os.replace(half, path)

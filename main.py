@@ -1,0 +1,49 @@
+"""Train and evaluate: python main.py --config=configs/digits_coarse.py
+
+Fields of the configuration are changed with --config.section.field=value, for example --config.method=moco or
+--config.train.epochs=10; ancor_jax/config.py lists them all. A run lives in its work directory: started again with the
+same command it goes on where it stopped.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'The experiment: a file in configs/, optionally with :variant after it.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>.'
+)
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval'], 'train: train (or go on), then evaluate; eval: evaluate a checkpoint.'
+)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
+    # Here, so that --help and misspelt flags answer at once.
+    from ancor_jax import checkpoint, config, data, train
+
+    try:
+        settings = config.from_mapping(_CONFIG.value)
+        directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
+        run = {'train': train.train, 'eval': train.evaluate_checkpoint}[_MODE.value]
+        run(settings, directory)
+    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError) as error:
+        sys.exit(f'error: {error}')
+
+
+def _default_workdir(method: str, seed: int) -> str:
+    # '--config' holds 'configs/name.py' or 'configs/name.py:variant'.
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    name = pathlib.Path(path).stem + (f'-{variant}' if variant else '')
+    return f'runs/{name}-{method}-seed{seed}'
+
+
+if __name__ == '__main__':
+    flags.mark_flag_as_required('config')
+    app.run(main)

@@ -1,0 +1,121 @@
+"""Configurations: every file builds, every mistake gets one sentence before any work starts."""
+
+import copy
+import importlib
+import pathlib
+
+import pytest
+
+from ancor_jax import config as configuration
+from ancor_jax.config import Config, ConfigError
+from configs.base import as_config_dict
+
+FILES = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*_*.py'))
+
+
+def digits() -> Config:
+    return importlib.import_module('configs.digits_coarse').experiment()
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_file_gives_a_valid_configuration(name):
+    experiment = importlib.import_module(f'configs.{name}')
+    settings = configuration.from_mapping(experiment.get_config())
+    assert settings == experiment.experiment()
+
+
+def test_files_are_there():
+    assert {'digits_coarse', 'cifar100_coarse', 'imagenet_coarse'} <= set(FILES)
+
+
+def test_variants():
+    cifar = importlib.import_module('configs.cifar100_coarse')
+    assert cifar.experiment('cpu').model.width < cifar.experiment().model.width
+    with pytest.raises(ConfigError, match='variants'):
+        cifar.experiment('gpu')
+
+
+def changed(field: str, value: object) -> dict:
+    values = copy.deepcopy(configuration.to_dict(digits()))
+    *sections, name = field.split('.')
+    target = values
+    for section in sections:
+        target = target[section]
+    target[name] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('method', 'ancorr', "method must be one of .* Did you mean 'ancor'?"),
+        ('model.nmae', 'resnet12', "model.nmae is not a field .* Did you mean 'name'?"),
+        ('model.name', 'resnet21', "model.name must be one of .* Did you mean 'resnet"),
+        ('model', 3, 'model must be a section'),
+        ('train.epochs', '10', 'train.epochs must be of type int'),
+        ('train.epochs', True, 'train.epochs must be of type int'),
+        ('train.epochs', 0, 'train.epochs must be greater than 0'),
+        ('optim.weight_decay', -1.0, 'optim.weight_decay must not be negative'),
+        ('views.flip', 1.5, r'views.flip must lie in 0\.\.1'),
+        ('views.hue', 0.7, 'views.hue must lie'),
+        ('views.mean', (0.5,), 'views.mean must be three numbers'),
+        ('views.std', (0.5, 0.0, 0.5), 'views.std must be greater than 0'),
+        ('views.crop_min', 1.5, 'crop_min'),
+        ('views.blur_min', 3.0, 'views.blur_min=3.0 is above'),
+        ('data.name', '', 'data.name is empty'),
+        ('model.head', 'none', 'has no class logits'),
+        ('model.head', 'cls', 'has no embedding'),
+        ('eval.protocols', (), 'at least one'),
+        ('eval.protocols', ('6way',), 'eval.protocols must be one of'),
+        ('eval.classifiers', ('svm',), 'eval.classifiers must be one of'),
+        ('eval.classifiers', 'lr', 'eval.classifiers must be a tuple'),
+        ('eval.ways', 1, 'eval.ways must be at least 2'),
+        ('optim.warmup_epochs', 60, 'leaves none'),
+        ('eval.resize', 10, None),
+        ('optim.learning_rate', 1, None),
+    ],
+)
+def test_each_mistake_gets_one_sentence(field, value, message):
+    values = changed(field, value)
+    if message is None:
+        assert configuration.from_mapping(values)
+        return
+    with pytest.raises(ConfigError, match=message) as error:
+        configuration.from_mapping(values)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'method': 'coarse', 'eval.features': 'embedding'}, "head='cls' has no embedding"),
+        ({'eval.crop': 12, 'eval.resize': 10, 'eval.support_padding': 0}, 'is larger than eval.resize'),
+        ({'eval.crop': 12, 'eval.support_padding': 2}, 'two ways to shift'),
+        ({'eval.checkpoint': 'best', 'eval.every_epochs': 0}, 'needs the periodic validation'),
+        ({'optim.schedule': 'cosine_restarts', 'optim.warmup_epochs': 1}, 'warmup_epochs goes with'),
+        ({'optim.schedule': 'steps', 'optim.milestones': (30, 20)}, 'must ascend'),
+    ],
+)
+def test_contradictions(changes, message):
+    settings = digits()
+    for field, value in changes.items():
+        *sections, name = field.split('.')
+        target = settings
+        for section in sections:
+            target = getattr(target, section)
+        setattr(target, name, value)
+    with pytest.raises(ConfigError, match=message):
+        configuration.check(settings)
+
+
+def test_a_config_file_cannot_invent_fields():
+    settings = digits()
+    with pytest.raises(AttributeError):
+        settings.train.epoch = 3
+
+
+def test_config_dict_is_typed_and_round_trips():
+    values = as_config_dict(digits())
+    with pytest.raises(TypeError):
+        values.train.epochs = 'many'
+    assert configuration.from_mapping(values) == digits()
