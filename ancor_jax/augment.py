@@ -1,10 +1,11 @@
 """Views of images, made on the device: two random training views, test views and few-shot support variants.
 
-The training views follow torchvision's transforms on Pillow images, as MoCo v2 and `guybuk/ANCOR` use them: random
-resized crop (antialiased bilinear), colour jitter in a random order per sample, random grey, Gaussian blur, flip.
-Every random part is a thin layer over a deterministic function with explicit parameters (`crop_resize`,
-`color_jitter`, `gaussian_blur`, ...). Pixels are float32 on 0..255 between the steps and are clipped there after each
-colour operation, as Pillow does; Pillow's rounding to whole numbers after each operation is left out.
+The training views follow torchvision's transforms on Pillow images, as MoCo v2 and `guybuk/ANCOR` use them:
+random resized crop (antialiased bilinear), colour jitter in a random order per sample, random grey, Gaussian
+blur, flip. Every random part is a thin layer over a deterministic function with explicit parameters
+(`crop_resize`, `color_jitter`, `gaussian_blur`, ...). Pixels are float32 on 0..255 between the steps and are
+clipped there after each colour operation, as Pillow does; Pillow's rounding to whole numbers after each
+operation is left out.
 
 Images are NHWC with three channels. Everything is written for whole batches with per-sample parameters.
 """
@@ -28,9 +29,9 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's convert('L')
 class Recipe(NamedTuple):
     """What a random training view is made of; hashable, so it can be a static argument of a jitted function.
 
-    Sizes are pixels, probabilities are per sample, `mean` and `std` are per channel for pixels on 0..1, `jitter` is
-    (brightness, contrast, saturation, hue) as in torchvision's ColorJitter. A part with strength or probability 0 is
-    not compiled at all.
+    Sizes are pixels, probabilities are per sample, `mean` and `std` are per channel for pixels on 0..1,
+    `jitter` is (brightness, contrast, saturation, hue) as in torchvision's ColorJitter. A part with strength
+    or probability 0 is not compiled at all.
     """
 
     size: int
@@ -46,7 +47,7 @@ class Recipe(NamedTuple):
     blur_probability: float = 0.0
 
 
-# --- random views ------------------------------------------------------------------------------------------------
+# --- random views -------------------------------------------------------------------------------------------
 
 
 def two_views(
@@ -54,8 +55,8 @@ def two_views(
 ) -> tuple[jax.Array, jax.Array]:
     """Two independent random views (query, key) of each image.
 
-    Sample i draws from `fold_in(key, sample_index[i])`. With `sample_index` [N] int32 the position in the *global*
-    batch, the views do not depend on how the batch is divided over devices.
+    Sample i draws from `fold_in(key, sample_index[i])`. With `sample_index` [N] int32 the position in the
+    *global* batch, the views do not depend on how the batch is divided over devices.
 
     Args:
         key: one typed key, the same on every device.
@@ -91,8 +92,8 @@ def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array
     _check_uint8(images)
     check_recipe(recipe)
     height, width = images.shape[1:3]
-    # One draw for all parts compiles and runs far faster than a key for each. Each part has its own fixed numbers,
-    # so that switching one on leaves the others' as they were.
+    # One draw for all parts compiles and runs far faster than a key for each. Each part has its own fixed
+    # numbers, so that switching one on leaves the others' as they were.
     draws = jax.vmap(lambda key: jax.random.uniform(key, (_CROP_DRAWS + 10,)))(keys)
     flip, grey, blur, blur_sigma = (draws[:, _CROP_DRAWS + i] for i in range(4))
     jitter = draws[:, _CROP_DRAWS + 4 :]
@@ -119,7 +120,9 @@ def check_recipe(recipe: Recipe) -> None:
     _check_mean_std(recipe.mean, recipe.std)
     low, high = recipe.crop_scale
     if not 0 < low <= high <= 1:
-        raise ValueError(f'recipe.crop_scale is {recipe.crop_scale}; give (low, high) with 0 < low <= high <= 1')
+        raise ValueError(
+            f'recipe.crop_scale is {recipe.crop_scale}; give (low, high) with 0 < low <= high <= 1'
+        )
     low, high = recipe.crop_ratio
     if not 0 < low <= high:
         raise ValueError(f'recipe.crop_ratio is {recipe.crop_ratio}; give (low, high) with 0 < low <= high')
@@ -127,9 +130,7 @@ def check_recipe(recipe: Recipe) -> None:
     if not 0 <= low <= high:
         raise ValueError(f'recipe.blur_sigma is {recipe.blur_sigma}; give (low, high) with 0 <= low <= high')
     if len(recipe.jitter) != 4 or min(recipe.jitter) < 0 or recipe.jitter[HUE] > 0.5:
-        raise ValueError(
-            f'recipe.jitter is {recipe.jitter}; give (brightness, contrast, saturation, hue), none negative, hue <= 0.5'
-        )
+        raise ValueError(f'recipe.jitter is {recipe.jitter}; give four strengths >= 0, the last (hue) <= 0.5')
     for name in ('flip', 'jitter_probability', 'grey_probability', 'blur_probability'):
         probability = getattr(recipe, name)
         if not 0 <= probability <= 1:
@@ -141,8 +142,8 @@ def crop_box(
 ) -> jax.Array:
     """A random box as torchvision's RandomResizedCrop draws it, for one image.
 
-    Ten attempts at an area U(scale) of the image with a log-uniform aspect ratio (width / height); the first that
-    fits is placed uniformly; if none fits, the largest centred box within the ratio limits.
+    Ten attempts at an area U(scale) of the image with a log-uniform aspect ratio (width / height); the first
+    that fits is placed uniformly; if none fits, the largest centred box within the ratio limits.
 
     Returns:
         [4] int32: top, left, height, width.
@@ -185,7 +186,7 @@ def _whole(draws: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """ColorJitter with the recipe's strengths from uniform numbers [N, 6]: four factors, the order, whether at all."""
+    """ColorJitter with the recipe's strengths from uniforms [N, 6]: four factors, order, whether at all."""
     enabled = [operation for operation, strength in enumerate(recipe.jitter) if strength]
     orders = np.asarray(list(itertools.permutations(enabled)), np.int32)
     index = _whole(draws[:, 4], jnp.full(draws.shape[0], len(orders)))
@@ -200,14 +201,14 @@ def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> j
     return color_jitter(images, jnp.asarray(orders)[index], *parameters)
 
 
-# --- deterministic transforms: float32 images [N, H, W, 3] on 0..255, one parameter per sample ---------------------
+# --- deterministic transforms: float32 images [N, H, W, 3] on 0..255, one parameter per sample --------------
 
 
 def crop_resize(images: jax.Array, boxes: jax.Array, size: int, flip: jax.Array | None = None) -> jax.Array:
     """Cuts boxes out and resizes them to squares, as Pillow's crop + resize(BILINEAR), which antialiases.
 
-    Separable: two products with small weight matrices (triangle filter, widened when shrinking). Nothing outside the
-    box is looked at. A mirrored output is only a mirrored weight matrix.
+    Separable: two products with small weight matrices (triangle filter, widened when shrinking). Nothing
+    outside the box is looked at. A mirrored output is only a mirrored weight matrix.
 
     Args:
         images: [N, H, W, 3], uint8 or float, on 0..255.
@@ -228,7 +229,7 @@ def crop_resize(images: jax.Array, boxes: jax.Array, size: int, flip: jax.Array 
 def _resample_weights(
     start: jax.Array, length: jax.Array, place: jax.Array, out_size: int, in_size: int
 ) -> jax.Array:
-    """Weights [N, P, in_size] that give the output pixels `place` [N, P] of [start, start+length) on `out_size`."""
+    """[N, P, in_size]: what gives output pixels `place` [N, P] when [start, start + length) is resized."""
     first, extent = (v.astype(jnp.float32)[:, None, None] for v in (start, length))
     step = extent / out_size
     centre = first + (place.astype(jnp.float32)[:, :, None] + 0.5) * step
@@ -239,8 +240,8 @@ def _resample_weights(
 
 
 def _resample(images: jax.Array, row_weights: jax.Array, column_weights: jax.Array) -> jax.Array:
-    # Channel planes: with three channels innermost the products do not vectorise. Highest precision, as TF32 or
-    # bfloat16 would lose pixel levels.
+    # Channel planes: with three channels innermost the products do not vectorise. Highest precision, as TF32
+    # or bfloat16 would lose pixel levels.
     planes = jnp.moveaxis(images.astype(jnp.float32), -1, 1)
     precision = jax.lax.Precision.HIGHEST
     planes = jnp.einsum('nchw,nqw->nchq', planes, column_weights, precision=precision)
@@ -302,13 +303,16 @@ def color_jitter(
 ) -> jax.Array:
     """Applies the colour operations to each image in its own order.
 
-    Brightness, contrast and saturation are one and the same blend towards black, the image's mean grey or each
-    pixel's grey, so a place in the order costs one blend with a selected base, and one hue shift if hue is on.
+    Brightness, contrast and saturation are one and the same blend towards black, the image's mean grey or
+    each pixel's grey, so a place in the order costs one blend with a selected base, and one hue shift if hue
+    is on.
 
     Args:
         images: [N, H, W, 3] float32 on 0..255.
-        order: [N, K] int32, the operations (BRIGHTNESS, CONTRAST, SATURATION, HUE) of each image, first to last.
-        brightness, contrast, saturation: [N] factors, 1 changes nothing; None: the operation occurs in no order.
+        order: [N, K] int32, the operations (BRIGHTNESS, CONTRAST, SATURATION, HUE) of each image, first to
+            last.
+        brightness, contrast, saturation: [N] factors, 1 changes nothing; None: the operation occurs in no
+            order.
         hue: [N] shifts in turns, 0 changes nothing; None: as above.
 
     Returns:
@@ -316,7 +320,9 @@ def color_jitter(
     """
     planes = _split(images)
     no_change = jnp.ones(images.shape[0], jnp.float32)
-    factors = jnp.stack([no_change if f is None else f for f in (brightness, contrast, saturation, None)], axis=1)
+    factors = jnp.stack(
+        [no_change if f is None else f for f in (brightness, contrast, saturation, None)], axis=1
+    )
     for operation in jnp.moveaxis(order, 1, 0):
         base = jnp.zeros_like(planes[0])
         if contrast is not None or saturation is not None:
@@ -345,7 +351,7 @@ def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Pillow's ImageEnhance.Contrast (blend with the image's mean grey): images [N, H, W, 3] on 0..255, factor [N]."""
+    """Pillow's ImageEnhance.Contrast (blend with mean grey): images [N, H, W, 3] on 0..255, factor [N]."""
     planes = _split(images)
     return jnp.stack(_blend(planes, jnp.mean(_luma(planes), axis=(1, 2), keepdims=True), factor), axis=-1)
 
@@ -419,7 +425,7 @@ def _blur_kernel(sigma: jax.Array, half: int) -> jax.Array:
     return convolve(convolve(box, box), box)
 
 
-# --- test time -----------------------------------------------------------------------------------------------------
+# --- test time ----------------------------------------------------------------------------------------------
 
 
 def normalize(
@@ -443,8 +449,8 @@ def test_view(
     *,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    resize: int = 0,
-    crop: int = 0,
+    resize: int = 0,  # noqa: PT028 - not a test
+    crop: int = 0,  # noqa: PT028
 ) -> jax.Array:
     """The deterministic view for evaluation: resize the short side, crop the centre, normalise.
 
@@ -466,14 +472,16 @@ def test_view(
     if crop:
         height, width = pixels.shape[1:3]
         if crop > min(height, width):
-            raise ValueError(f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop')
+            raise ValueError(
+                f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop'
+            )
         top, left = round((height - crop) / 2), round((width - crop) / 2)
         pixels = pixels[:, top : top + crop, left : left + crop]
     return _standardise(pixels, mean, std)
 
 
 def resize_short(images: jax.Array, short: int) -> jax.Array:
-    """torchvision's Resize(short): antialiased bilinear, aspect ratio kept; [N, H, W, 3] to float32 on 0..255."""
+    """torchvision's Resize(short), antialiased, aspect ratio kept: [N, H, W, 3] to float32 on 0..255."""
     count, height, width = images.shape[:3]
     if short < 1:
         raise ValueError(f'cannot resize the short side to {short} pixels; give at least 1')
@@ -491,10 +499,10 @@ def resize_short(images: jax.Array, short: int) -> jax.Array:
 def support_variants(
     rng: np.random.Generator, count: int, *, margin: int | tuple[int, int] = 0, flip: bool = True
 ) -> np.ndarray:
-    """Draws the random copies of few-shot support images: each is a crop offset and a flip, so they are countable.
+    """Draws the random copies of few-shot support images: each is a crop offset and a flip.
 
-    All published augmentations are cases of one mechanism (pad with zeros, crop at an offset, flip), and because the
-    result is discrete the caller can extract features once per distinct (image, variant):
+    All published augmentations are cases of one mechanism (pad with zeros, crop at an offset, flip), and
+    because the result is discrete the caller can extract features once per distinct (image, variant):
 
     | data | before | `padding`, `size` of `apply_variant` | `margin` = side + 2 padding - size | distinct |
     |---|---|---|---|---|
@@ -522,7 +530,7 @@ def support_variants(
 
 
 def apply_variant(images: jax.Array, variants: jax.Array, size: int, padding: int = 0) -> jax.Array:
-    """Pads with zeros, crops `size` at each variant's offset and mirrors; see `support_variants` for the cases.
+    """Pads with zeros, crops `size` at each variant's offset and mirrors; cases: see `support_variants`.
 
     The padding is black *before* normalising, as in torchvision's RandomCrop(size, padding) on Pillow images.
 
@@ -560,7 +568,7 @@ def _standardise(
 def _check_uint8(images: jax.Array) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
         raise ValueError(
-            f'images are {images.dtype} {tuple(images.shape)}; give uint8 [N, H, W, 3] as the data sets hold them'
+            f'images are {images.dtype} {tuple(images.shape)}; give uint8 [N, H, W, 3], as data sets do'
         )
 
 

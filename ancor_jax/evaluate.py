@@ -47,7 +47,7 @@ def make_extractor(model: models.Network, params: Any, batch_stats: Any, views: 
     def features(variables: Any, pixels: jax.Array) -> jax.Array:
         if settings.features == 'embedding':
             return fewshot.normalize(model.apply(variables, pixels, train=False).embedding)
-        return fewshot.normalize(model.apply(variables, pixels, method='features'))
+        return fewshot.normalize(model.features(variables, pixels))
 
     @jax.jit
     def plain(variables: Any, images: jax.Array) -> jax.Array:

@@ -23,8 +23,9 @@ TOLERANCE = 3e-5  # of `lr`: see `logistic_regression`
 MAX_STEPS = 1000
 
 _ABSENT = -1e30  # the logit of a class without a support: finite, so that no infinity meets a zero
-# Numbers in the largest temporary of one chunk of episodes (a few of them are alive at a time).
-_CHUNK_ELEMENTS = 2**20
+# Numbers in the largest array of one chunk of episodes: bounds the memory; on a CPU, 1 MiB fits the cache and
+# is twice as fast as 16 MiB.
+_CHUNK_ELEMENTS = 2**18
 _MAX_CHUNK = 256
 # Accelerators would round the factors to bfloat16 or TF32.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

@@ -137,7 +137,7 @@ def view_recipe(views: Views) -> augment.Recipe:
 def prepare(config: Config, directory: pathlib.Path) -> Run:
     """Loads the data and lays out the run, without writing anything."""
     devices = mesh.make_mesh(config.train.devices)
-    dataset = data.load(config.data, seed=config.seed)
+    dataset = data.load(config.data)
     method = METHODS[config.method]
     num_classes = len(dataset.fine_names if method.labels == 'fine' else dataset.coarse_names)
     laid_out = plan(config, num_classes, len(dataset.train.images), devices.size)

@@ -1,4 +1,4 @@
-"""Deterministic transforms against Pillow on real photos; random ones against torchvision's algorithm, by statistics."""
+"""Deterministic transforms against Pillow on real photos; random ones against torchvision, by statistics."""
 
 import itertools
 import math
@@ -36,7 +36,9 @@ def photos() -> np.ndarray:
     pictures = []
     for picture in load_sample_images().images:
         for left in (0, 213):
-            crop = Image.fromarray(picture[:, left : left + 427]).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            crop = Image.fromarray(picture[:, left : left + 427]).resize(
+                (SIDE, SIDE), Image.Resampling.BILINEAR
+            )
             pictures.append(np.asarray(crop))
     return np.stack(pictures)
 
@@ -59,7 +61,7 @@ def floats(photos: np.ndarray) -> jax.Array:
     return jnp.asarray(photos, jnp.float32)
 
 
-# --- deterministic parts against Pillow ----------------------------------------------------------------------------
+# --- deterministic parts against Pillow ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,9 @@ FACTORS = (0.0, 0.6, 1.0, 1.4)
         (augment.adjust_saturation, ImageEnhance.Color),
     ],
 )
-def test_blends_are_pillows_enhancers(photos: np.ndarray, ours: Callable[..., jax.Array], theirs: Callable[..., Any]) -> None:
+def test_blends_are_pillows_enhancers(
+    photos: np.ndarray, ours: Callable[..., jax.Array], theirs: Callable[..., Any]
+) -> None:
     result = ours(floats(photos), jnp.asarray(FACTORS))
     expected = [theirs(image).enhance(f) for image, f in zip(each(photos), FACTORS, strict=True)]
     # Pillow truncates to whole levels and rounds the mean grey.
@@ -124,7 +128,8 @@ def pillow_hue(image: Image.Image, shift: float) -> Image.Image:
 def test_hue_is_torchvisions_hsv_shift(photos: np.ndarray) -> None:
     shifts = [-0.1, 0.1, 0.5, 0.03]
     result = augment.adjust_hue(floats(photos), jnp.asarray(shifts))
-    # Pillow's hue and saturation are whole numbers of 256: its own round trip at shift 0 moves up to 5 levels.
+    # Pillow's hue and saturation are whole numbers of 256: its own round trip at shift 0 moves up to 5
+    # levels.
     expected = [pillow_hue(image, s) for image, s in zip(each(photos), shifts, strict=True)]
     assert_close_to_pillow(result, expected, mean=0.8, largest=9)
 
@@ -147,7 +152,9 @@ def test_grayscale_is_pillows_luma(photos: np.ndarray) -> None:
 def test_gaussian_blur_is_pillows(photos: np.ndarray) -> None:
     sigmas = [0.1, 0.7, 1.3, 2.0]
     result = augment.gaussian_blur(floats(photos), jnp.asarray(sigmas))
-    expected = [image.filter(ImageFilter.GaussianBlur(s)) for image, s in zip(each(photos), sigmas, strict=True)]
+    expected = [
+        image.filter(ImageFilter.GaussianBlur(s)) for image, s in zip(each(photos), sigmas, strict=True)
+    ]
     # Inside, only Pillow's rounding after each of its six passes differs.
     inside = [e.crop((6, 6, SIDE - 6, SIDE - 6)) for e in expected]
     assert_close_to_pillow(result[:, 6:-6, 6:-6], inside, mean=0.5, largest=3)
@@ -173,9 +180,16 @@ def test_color_jitter_applies_each_image_s_own_order(photos: np.ndarray) -> None
     rng = np.random.default_rng(0)
     factors = rng.uniform(0.6, 1.4, (3, 4)).astype(np.float32)
     hue = rng.uniform(-0.1, 0.1, 4).astype(np.float32)
-    result = augment.color_jitter(floats(photos), jnp.asarray(orders), *jnp.asarray(factors), jnp.asarray(hue))
+    result = augment.color_jitter(
+        floats(photos), jnp.asarray(orders), *jnp.asarray(factors), jnp.asarray(hue)
+    )
 
-    adjust = [augment.adjust_brightness, augment.adjust_contrast, augment.adjust_saturation, augment.adjust_hue]
+    adjust = [
+        augment.adjust_brightness,
+        augment.adjust_contrast,
+        augment.adjust_saturation,
+        augment.adjust_hue,
+    ]
     for i, order in enumerate(orders):
         expected = floats(photos[i : i + 1])
         for operation in order:
@@ -186,7 +200,7 @@ def test_color_jitter_applies_each_image_s_own_order(photos: np.ndarray) -> None
     assert np.abs(other - result).max() > 1  # the order matters, so the comparison above can tell
 
 
-# --- random parts --------------------------------------------------------------------------------------------------
+# --- random parts -------------------------------------------------------------------------------------------
 
 
 def torchvision_boxes(
@@ -218,7 +232,9 @@ def torchvision_boxes(
 
 
 @pytest.mark.parametrize(('height', 'width', 'scale'), [(96, 96, (0.2, 1.0)), (40, 64, (0.5, 1.0))])
-def test_crop_boxes_are_distributed_as_torchvisions(height: int, width: int, scale: tuple[float, float]) -> None:
+def test_crop_boxes_are_distributed_as_torchvisions(
+    height: int, width: int, scale: tuple[float, float]
+) -> None:
     count, ratio = 4000, (3 / 4, 4 / 3)
     keys = jax.random.split(jax.random.key(RNG_KEY), count)
     ours = np.asarray(jax.vmap(lambda k: augment.crop_box(k, height, width, scale, ratio))(keys))
@@ -238,18 +254,24 @@ def test_crop_boxes_are_distributed_as_torchvisions(height: int, width: int, sca
 
 
 @pytest.mark.parametrize(
-    ('height', 'width', 'box'), [(20, 100, (0, 36, 20, 27)), (100, 20, (36, 0, 27, 20)), (30, 31, (0, 0, 30, 31))]
+    ('height', 'width', 'box'),
+    [(20, 100, (0, 36, 20, 27)), (100, 20, (36, 0, 27, 20)), (30, 31, (0, 0, 30, 31))],
 )
 def test_crop_box_falls_back_to_the_centre(height: int, width: int, box: tuple[int, int, int, int]) -> None:
     # Only boxes larger than the image can be drawn.
     drawn = augment.crop_box(jax.random.key(0), height, width, (2.0, 3.0), (3 / 4, 4 / 3))
     assert tuple(int(v) for v in drawn) == box
-    assert tuple(torchvision_boxes(np.random.default_rng(0), 1, height, width, (2.0, 3.0), (3 / 4, 4 / 3))[0]) == box
+    assert (
+        tuple(torchvision_boxes(np.random.default_rng(0), 1, height, width, (2.0, 3.0), (3 / 4, 4 / 3))[0])
+        == box
+    )
 
 
 def bare(size: int, **changes: Any) -> augment.Recipe:
     """Crops the whole image (up to rounding), nothing else but `changes`."""
-    return augment.Recipe(size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)._replace(**changes)
+    return augment.Recipe(size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)._replace(
+        **changes
+    )
 
 
 def views(image: np.ndarray, recipe: augment.Recipe, count: int, seed: int = RNG_KEY) -> np.ndarray:
@@ -390,7 +412,7 @@ def test_switched_off_transforms_are_not_compiled(photos: np.ndarray) -> None:
     assert len(operations(off)) < len(full) / 2
 
 
-# --- test time -----------------------------------------------------------------------------------------------------
+# --- test time ----------------------------------------------------------------------------------------------
 
 
 def test_test_view_is_resize_and_centre_crop(photos: np.ndarray) -> None:
@@ -443,7 +465,7 @@ def test_support_variants_are_uniform_and_within_range() -> None:
     assert not augment.support_variants(np.random.default_rng(0), 40, margin=3, flip=False)[:, 2].any()
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
