@@ -8,7 +8,7 @@ same command it goes on where it stopped.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,6 +25,7 @@ _MODE = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import checkpoint, config, data, train
 

@@ -25,9 +25,10 @@ class Data:
 
     name: str = ''  # 'digits', 'imagenet', or the name of a TFDS data set with two label features
     dir: str = ''  # where it lies; '' is the TFDS default, ~/tensorflow_datasets
-    download: bool = False  # let TFDS fetch and prepare a data set that is not there yet
     coarse_key: str = 'coarse_label'  # TFDS feature that holds the coarse label
     fine_key: str = 'label'  # TFDS feature that holds the fine label
+    train_split: str = 'train'  # TFDS split to train on
+    test_split: str = 'test'  # TFDS split of the few-shot episodes: images that training has not seen
     image_size: int = 0  # stored images are resized to this side; 0 keeps their own
     train_images: int = 0  # train on a class-balanced part of this many images; 0 is all
 

@@ -19,7 +19,7 @@ from ancor_jax.methods import METHODS
 _MAY_CHANGE = {
     'eval': None,
     'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
-    'data': {'dir', 'download'},
+    'data': {'dir'},
 }
 
 

@@ -14,11 +14,16 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from ancor_jax import data
+from ancor_jax.config import Data
 from ancor_jax.data import DataError, Dataset, Split, dataset, digits, tfds_source
 
 FINE_NAMES = ('oak', 'elm', 'cat', 'dog')
 COARSE_NAMES = ('tree', 'pet')
 COARSE_OF_FINE = np.asarray([0, 0, 1, 1], np.int32)
+
+
+def load(name: str, **fields: Any) -> Dataset:
+    return data.load(Data(name=name, **fields))
 
 
 def small_split(count: int = 12) -> Split:
@@ -110,18 +115,18 @@ def test_coarse_of_fine_is_read_off_the_labels() -> None:
 
 
 def test_limit_train_is_balanced_seeded_and_keeps_the_test_split() -> None:
-    full = data.load('digits')
-    some = data.load('digits', limit_train=105, seed=1)
+    full = load('digits')
+    some = load('digits', train_images=105)
     assert len(some.train) == 105
     assert set(np.bincount(some.train.fine)) == {10, 11}
     np.testing.assert_array_equal(some.test.images, full.test.images)
-    again = data.load('digits', limit_train=105, seed=1)
+    again = load('digits', train_images=105)
     np.testing.assert_array_equal(some.train.images, again.train.images)
-    other = data.load('digits', limit_train=105, seed=2)
+    other = dataset.limit_train(full, 105, seed=2)
     assert (other.train.images != some.train.images).any()
     rows = {image.tobytes(): label for image, label in zip(full.train.images, full.train.fine, strict=True)}
     assert all(rows[i.tobytes()] == f for i, f in zip(some.train.images, some.train.fine, strict=True))
-    assert len(data.load('digits', limit_train=10**6).train) == len(full.train)
+    assert len(load('digits', train_images=10**6).train) == len(full.train)
     # Small classes are used up, the others fill the rest.
     fine = np.asarray([0] * 2 + [1] * 20 + [2] * 20 + [3] * 20, np.int32)
     uneven = Split(np.zeros((62, 2, 2, 3), np.uint8), COARSE_OF_FINE[fine], fine)
@@ -132,22 +137,20 @@ def test_limit_train_is_balanced_seeded_and_keeps_the_test_split() -> None:
 
 def test_bad_options_are_refused() -> None:
     for options, message in (
-        ({'limit_train': 9}, 'limit_train is 9, fewer than the 10 fine classes'),
-        ({'limit_train': -1}, 'limit_train is -1'),
+        ({'train_images': 9}, 'data.train_images is 9, fewer than the 10 fine classes'),
         ({'image_size': -1}, 'image_size is -1'),
-        ({'train_fraction': 1.0}, 'train_fraction is 1.0'),
     ):
         with pytest.raises(DataError, match=message):
-            data.load('digits', **options)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r'digits.*or a TFDS name'):
-        data.load('')
+            load('digits', **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match='or a TFDS name'):
+        load('')
 
 
 # --- digits ---------------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns() -> None:
-    loaded = data.load('digits', image_size=8)
+    loaded = load('digits', image_size=8)
     source = load_digits()
     assert (len(loaded.train), len(loaded.test)) == (1258, 539)
     assert loaded.train.images.shape == (1258, 8, 8, 3)
@@ -169,7 +172,7 @@ def test_digits_are_scikit_learns() -> None:
 
 
 def test_digits_groups_and_sizes() -> None:
-    loaded = data.load('digits')
+    loaded = load('digits')
     assert loaded.train.images.shape[1:] == (16, 16, 3)
     assert loaded.coarse_names == ('round', 'straight', 'curved')
     np.testing.assert_array_equal(loaded.coarse_of_fine, [0, 1, 2, 2, 1, 2, 0, 1, 0, 0])
@@ -247,7 +250,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tfds_gives_every_image_with_its_labels(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfds_source, '_CHUNK', 7)  # several chunks, the last one short
-    loaded = data.load('tiny_pairs', directory=str(directory))
+    loaded = load('tiny_pairs', dir=str(directory))
     for split, examples in ((loaded.train, patches(40)), (loaded.test, patches(12))):
         assert split.images.shape == (len(examples), 10, 10, 3)
         assert by_content(split) == {
@@ -257,17 +260,18 @@ def test_tfds_gives_every_image_with_its_labels(directory: Path, monkeypatch: py
     assert loaded.fine_names == FINE_NAMES
     assert loaded.coarse_names == COARSE_NAMES
     np.testing.assert_array_equal(loaded.coarse_of_fine, COARSE_OF_FINE)
-    swapped = data.load('tiny_pairs', directory=str(directory), train_split='test', test_split='train[:5]')
+    swapped = load('tiny_pairs', dir=str(directory), train_split='test', test_split='train[:5]')
     assert (len(swapped.train), len(swapped.test)) == (12, 5)
 
 
-def test_tfds_is_read_without_tensorflow_or_jax(directory: Path) -> None:
+def test_tfds_is_read_without_tensorflow(directory: Path) -> None:
     code = (
         'import sys\n'
         'from ancor_jax import data\n'
+        'from ancor_jax.config import Data\n'
         "assert not {'sklearn', 'PIL', 'tensorflow_datasets'} & set(sys.modules)\n"
-        f'print(data.load("tiny_pairs", directory={str(directory)!r}).summary())\n'
-        "assert not {'tensorflow', 'jax'} & set(sys.modules)\n"
+        f'print(data.load(Data(name="tiny_pairs", dir={str(directory)!r})).summary())\n'
+        "assert 'tensorflow' not in sys.modules\n"
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -278,8 +282,8 @@ def test_tfds_images_of_several_sizes(tmp_path: Path) -> None:
     mixed = patches(8) + patches(4, 20, 31)
     prepare('mixed_pairs', tmp_path, {'train': mixed, 'test': patches(4)})
     with pytest.raises(DataError, match=r'mixed_pairs train: image .* set image_size'):
-        data.load('mixed_pairs', directory=str(tmp_path))
-    loaded = data.load('mixed_pairs', directory=str(tmp_path), image_size=12)
+        load('mixed_pairs', dir=str(tmp_path))
+    loaded = load('mixed_pairs', dir=str(tmp_path), image_size=12)
     assert loaded.train.images.shape == (12, 12, 12, 3)
     image = Image.fromarray(mixed[8][0]).resize((19, 12), Image.Resampling.BILINEAR).crop((3, 0, 15, 12))
     assert np.asarray(image).tobytes() in by_content(loaded.train)
@@ -289,7 +293,7 @@ def test_tfds_grey_images_become_three_channels(tmp_path: Path) -> None:
     grey = [(image[..., :1], fine, coarse) for image, fine, coarse in patches(8)]
     flat = [(image[..., 0], fine, coarse) for image, fine, coarse in grey]
     prepare('grey_pairs', tmp_path, {'train': flat, 'test': flat}, grey=True)
-    loaded = data.load('grey_pairs', directory=str(tmp_path))
+    loaded = load('grey_pairs', dir=str(tmp_path))
     assert set(by_content(loaded.train)) == {np.repeat(image, 3, axis=-1).tobytes() for image, _, _ in grey}
 
 
@@ -298,7 +302,7 @@ def test_tfds_fine_class_in_two_coarse_classes(tmp_path: Path) -> None:
     wrong = [*examples[:7], (examples[7][0], 'dog', 'tree')]
     prepare('torn_pairs', tmp_path, {'train': examples, 'test': wrong})
     with pytest.raises(DataError, match="torn_pairs: fine class 'dog' occurs in two coarse classes"):
-        data.load('torn_pairs', directory=str(tmp_path))
+        load('torn_pairs', dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -311,15 +315,15 @@ def test_tfds_fine_class_in_two_coarse_classes(tmp_path: Path) -> None:
 )
 def test_tfds_wrong_names_are_refused(directory: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        data.load('tiny_pairs', directory=str(directory), **options)
+        load('tiny_pairs', dir=str(directory), **options)
 
 
 def test_tfds_missing_data_say_what_where_and_how(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'tfds build cifar100 --file_format=array_record') as caught:
-        data.load('cifar100', directory=str(tmp_path))
+        load('cifar100', dir=str(tmp_path))
     assert str(tmp_path / 'cifar100') in str(caught.value)
     with pytest.raises(DataError, match="no data set 'no_such_pairs'") as caught:
-        data.load('no_such_pairs', directory=str(tmp_path))
+        load('no_such_pairs', dir=str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert '\n' not in str(caught.value)
 
@@ -329,18 +333,23 @@ def test_tfds_data_in_another_format_are_refused(directory: Path, tmp_path: Path
     info = tmp_path / 'tiny_pairs' / '1.0.0' / 'dataset_info.json'
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     with pytest.raises(DataError, match=r'but the data are in the tfrecord format; .* tfds build tiny_pairs'):
-        data.load('tiny_pairs', directory=str(tmp_path))
+        load('tiny_pairs', dir=str(tmp_path))
 
 
 def test_a_further_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[data.Options] = []
+    seen: list[Data] = []
 
-    def loader(options: data.Options) -> Dataset:
-        seen.append(options)
+    def loader(settings: Data) -> Dataset:
+        seen.append(settings)
         return small_dataset()
 
-    registry: dict[str, Callable[[data.Options], Dataset]] = data.LOADERS
-    monkeypatch.setitem(registry, 'mine', loader)
-    loaded = data.load('mine', directory='somewhere', image_size=6, limit_train=4)
+    monkeypatch.setitem(data.LOADERS, 'mine', loader)
+    loaded = load('mine', dir='somewhere', image_size=6, train_images=4)
     assert len(loaded.train) == 4
-    assert seen == [data.Options(name='mine', directory='somewhere', image_size=6)]
+    assert seen == [Data(name='mine', dir='somewhere', image_size=6, train_images=4)]
+
+
+def test_imagenet_is_missing_in_one_sentence() -> None:
+    with pytest.raises(DataError, match='no ImageNet .* get ILSVRC2012 .* --config.data.name=') as caught:
+        load('imagenet')
+    assert '\n' not in str(caught.value)

@@ -1,98 +1,59 @@
-"""Data sets behind one interface: `load(name, ...)` gives a checked `Dataset` whatever the source.
+"""Data sets behind one interface: `load(settings)` gives a checked `Dataset` whatever the source.
 
-A further source is one entry in `LOADERS`: a function from `Options` to `Dataset`. A name that is not there
-is taken for a TFDS name.
+A further source is one entry in `LOADERS`: a function from the configuration's data section to `Dataset`. A name that
+is not there is taken for a TFDS name.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from ancor_jax.config import Data
 from ancor_jax.data import digits, tfds_source
 from ancor_jax.data.dataset import DataError, Dataset, Split, limit_train
 
-__all__ = ['LOADERS', 'DataError', 'Dataset', 'Options', 'Split', 'load']
+__all__ = ['LOADERS', 'DataError', 'Dataset', 'Split', 'load']
+
+_SUBSET_SEED = 0  # fixed: runs with different seeds train on the same part
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a loader may need; each takes what concerns it. 0 and '' mean the source's own default."""
-
-    name: str
-    directory: str = ''
-    image_size: int = 0
-    train_fraction: float = 0.7
-    fine_key: str = 'label'
-    coarse_key: str = 'coarse_label'
-    train_split: str = 'train'
-    test_split: str = 'test'
-
-
-def _load_digits(options: Options) -> Dataset:
-    return digits.load(options.image_size or digits.DEFAULT_SIZE, options.train_fraction)
-
-
-def _load_tfds(options: Options) -> Dataset:
-    return tfds_source.load(
-        options.name,
-        directory=options.directory,
-        image_size=options.image_size,
-        fine_key=options.fine_key,
-        coarse_key=options.coarse_key,
-        train_split=options.train_split,
-        test_split=options.test_split,
-    )
-
-
-LOADERS: dict[str, Callable[[Options], Dataset]] = {'digits': _load_digits}
-
-
-def load(
-    name: str,
-    *,
-    directory: str = '',
-    image_size: int = 0,
-    train_fraction: float = 0.7,
-    limit_train: int = 0,
-    seed: int = 0,
-    fine_key: str = 'label',
-    coarse_key: str = 'coarse_label',
-    train_split: str = 'train',
-    test_split: str = 'test',
-) -> Dataset:
+def load(settings: Data) -> Dataset:
     """Loads a data set into memory.
 
     Args:
-        name: 'digits' or another key of `LOADERS`, else a TFDS name such as 'cifar100'.
-        directory: where the data lie; '' for the source's default.
-        image_size: side of the square images in pixels; 0 for the source's own (16 for digits).
-        train_fraction: for sources without a split of their own (digits).
-        limit_train: number of training images to keep, balanced over the fine classes; 0 keeps all.
-        seed: decides which training images `limit_train` keeps.
-        fine_key, coarse_key, train_split, test_split: names of features and splits in TFDS.
+        settings: the data section of a configuration; `name` is a key of `LOADERS` or a TFDS name.
 
     Raises:
-        DataError: in one sentence, for an unknown name, missing or inconsistent data, or an option out of
-            range.
+        DataError: in one sentence, for an unknown name, missing or inconsistent data, or an option out of range.
     """
-    if not name:
-        raise DataError(
-            f'the data set has no name; give one of {sorted(LOADERS)} or a TFDS name such as cifar100'
-        )
-    for option, value in (('image_size', image_size), ('limit_train', limit_train)):
-        if value < 0:
-            raise DataError(f'{option} is {value}; give 0 or a positive number')
-    options = Options(
-        name=name,
-        directory=directory,
-        image_size=image_size,
-        train_fraction=train_fraction,
-        fine_key=fine_key,
-        coarse_key=coarse_key,
-        train_split=train_split,
-        test_split=test_split,
+    if not settings.name:
+        raise DataError(f'data.name is empty; give one of {sorted(LOADERS)} or a TFDS name such as cifar100.')
+    dataset = LOADERS.get(settings.name, _tfds)(settings)
+    return limit_train(dataset, settings.train_images, _SUBSET_SEED)
+
+
+def _digits(settings: Data) -> Dataset:
+    return digits.load(settings.image_size or digits.DEFAULT_SIZE)
+
+
+def _tfds(settings: Data) -> Dataset:
+    return tfds_source.load(
+        settings.name,
+        directory=settings.dir,
+        image_size=settings.image_size,
+        fine_key=settings.fine_key,
+        coarse_key=settings.coarse_key,
+        train_split=settings.train_split,
+        test_split=settings.test_split,
     )
-    dataset = LOADERS.get(name, _load_tfds)(options)
-    return _limit(dataset, limit_train, seed)
 
 
-_limit = limit_train  # `load` has an argument of the same name
+def _imagenet(settings: Data) -> Dataset:
+    # With the coarse classes of BREEDS it is far larger than a device's memory: see the message.
+    raise DataError(
+        f'no ImageNet in the form that this version reads was found in {settings.dir or "~/tensorflow_datasets"}: get '
+        'ILSVRC2012 from image-net.org, write the classes of your BREEDS split as a TFDS data set in ArrayRecord format '
+        'with image, label and coarse_label, and give --config.data.name=YOUR_SET --config.data.dir=DIRECTORY '
+        '--config.data.image_size=256.'
+    )
+
+
+LOADERS: dict[str, Callable[[Data], Dataset]] = {'digits': _digits, 'imagenet': _imagenet}

@@ -182,7 +182,7 @@ def limit_train(dataset: Dataset, count: int, seed: int) -> Dataset:
         return dataset
     if count < len(dataset.fine_names):
         raise DataError(
-            f'limit_train is {count}, fewer than the {len(dataset.fine_names)} fine classes of '
+            f'data.train_images is {count}, fewer than the {len(dataset.fine_names)} fine classes of '
             f'{dataset.name}; give 0 (all images) or at least one image a class'
         )
     order = np.random.default_rng(seed).permutation(len(fine))

@@ -5,19 +5,20 @@ import numpy as np
 from ancor_jax.data.dataset import DataError, Dataset, Split, derive_coarse_of_fine
 
 DEFAULT_SIZE = 16
+TRAIN_FRACTION = 0.7
 FINE_NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 GROUPS = {'round': (0, 6, 8, 9), 'straight': (1, 4, 7), 'curved': (2, 3, 5)}  # by shape
 _SPLIT_SEED = 0  # fixed, so that every run trains and tests on the same images
 
 
-def load(image_size: int = DEFAULT_SIZE, train_fraction: float = 0.7) -> Dataset:
+def load(image_size: int = DEFAULT_SIZE) -> Dataset:
     """The digits as ten fine classes in three coarse groups by shape.
 
     Grey levels 0..16 become 0..255, three equal channels, enlarged (bicubic) to `image_size`. The split is
     fixed and takes the same fraction of every digit.
 
     Raises:
-        DataError: for a size below 1 or a fraction that leaves a split empty.
+        DataError: for a size below 1.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -26,8 +27,6 @@ def load(image_size: int = DEFAULT_SIZE, train_fraction: float = 0.7) -> Dataset
         raise DataError(
             f'image_size is {image_size}; give the side of the digit images in pixels, for example 16'
         )
-    if not 0 < train_fraction < 1:
-        raise DataError(f'train_fraction is {train_fraction}; give a number between 0 and 1, for example 0.7')
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     if image_size != grey.shape[1]:
@@ -41,7 +40,7 @@ def load(image_size: int = DEFAULT_SIZE, train_fraction: float = 0.7) -> Dataset
         group_of_digit[list(digits)] = index
     everything = Split(images, group_of_digit[fine], fine)
 
-    in_train = _stratified(fine, train_fraction)
+    in_train = _stratified(fine, TRAIN_FRACTION)
     train, test = everything.take(np.flatnonzero(in_train)), everything.take(np.flatnonzero(~in_train))
     coarse_names = tuple(GROUPS)
     mapping = derive_coarse_of_fine([train, test], coarse_names, FINE_NAMES, 'digits')
