@@ -25,6 +25,9 @@ _MODE = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
+    path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
+    if not pathlib.Path(path).is_file():
+        sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import checkpoint, config, data, train
@@ -38,6 +41,21 @@ def main(argv: list[str]) -> None:
         sys.exit(f'error: {error}')
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; whatever is wrong with them or with the config file gets one sentence."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # config files and ml_collections raise what they like
+        sys.exit(f'error: {_sentence(error)} (python main.py --help)')
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().replace('\\n', '; ').replace('\\', '').strip("'").replace("''", "'")
+    # ml_collections puts the traceback of a failing config file into the message; its last line says what is wrong.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].partition(': ')[2] if 'Traceback' in text else ' '.join(lines)
+
+
 def _default_workdir(method: str, seed: int) -> str:
     # '--config' holds 'configs/name.py' or 'configs/name.py:variant'.
     path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
@@ -47,4 +65,4 @@ def _default_workdir(method: str, seed: int) -> str:
 
 if __name__ == '__main__':
     flags.mark_flag_as_required('config')
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -103,7 +103,7 @@ class Train:
     batch_size: int = 256  # over all devices
     batch_norm_groups: int = 0  # 0: statistics for each device; 1: synchronised; G: ghost groups, on any devices
     devices: int = 0  # use this many; 0 is all
-    steps_per_dispatch: int = 20  # steps that one call to the device runs
+    steps_per_dispatch: int = 0  # steps that one call to the device runs; 0: 20 on accelerators, 1 on CPU
     log_steps: int = 20  # steps between lines of metrics
     tensorboard: bool = True  # write TensorBoard scalars beside metrics.jsonl
     progress: bool = True  # a progress bar at a terminal, plain lines elsewhere
@@ -207,7 +207,6 @@ def _check_numbers(config: Config) -> None:
         ('optim.cycles', config.optim.cycles),
         ('train.epochs', config.train.epochs),
         ('train.batch_size', config.train.batch_size),
-        ('train.steps_per_dispatch', config.train.steps_per_dispatch),
         ('train.log_steps', config.train.log_steps),
         ('train.checkpoint_epochs', config.train.checkpoint_epochs),
         ('eval.shots', config.eval.shots),
@@ -228,6 +227,7 @@ def _check_numbers(config: Config) -> None:
         ('optim.warmup_epochs', config.optim.warmup_epochs),
         ('train.batch_norm_groups', config.train.batch_norm_groups),
         ('train.devices', config.train.devices),
+        ('train.steps_per_dispatch', config.train.steps_per_dispatch),
         ('eval.support_padding', config.eval.support_padding),
         ('eval.resize', config.eval.resize),
         ('eval.crop', config.eval.crop),

@@ -118,7 +118,7 @@ def drop_block_gamma(step: jax.Array, drop_rate: float, size: int, block_size: i
         size: side of the feature map.
         block_size: side of a block, at most `size`.
     """
-    dropped = jnp.minimum(drop_rate / _DROP_BLOCK_RAMP * (step + 1), drop_rate)
+    dropped = jnp.minimum(drop_rate / _DROP_BLOCK_RAMP * (step + 1).astype(jnp.float32), drop_rate)
     return dropped / block_size**2 * (size / (size - block_size + 1)) ** 2
 
 

@@ -163,6 +163,7 @@ def resident_steps(
     recipe: Recipe,
     views: augment.Recipe,
     axis_name: str | None = None,
+    unroll: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Several steps in one dispatch on a data set that lives on the device: gather, augment, train, S times.
 
@@ -173,6 +174,7 @@ def resident_steps(
         rng: key of the run.
         recipe, axis_name: as `train_step`.
         views: augmentation of the two views.
+        unroll: compile the steps one after the other instead of as a loop.
 
     Returns:
         The state after S steps and metrics [S], among them 'step', the number of steps done before each.
@@ -190,7 +192,13 @@ def resident_steps(
         after, metrics = train_step(state, batch, step_rng, recipe=recipe, axis_name=axis_name)
         return after, metrics | {'step': state.step}
 
-    return jax.lax.scan(one, state, indices)
+    if not unroll:
+        return jax.lax.scan(one, state, indices)
+    history = []
+    for chosen in indices:
+        state, metrics = one(state, chosen)
+        history.append(metrics)
+    return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
 
 
 def _key_pass(

@@ -247,7 +247,7 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     with metrics.ScalarWriter(run.directory, config.train.tensorboard) as writer, progress:
         log = _Log(config, laid_out, writer, progress)
         for epoch in range(done // per_epoch, config.train.epochs):
-            for indices in _dispatches(config, epoch, len(split.images), per_epoch):
+            for indices in _dispatches(run, epoch):
                 state, values = steps(state, samples, mesh.shard(indices, run.devices, dim=1), rng)
                 log.dispatched(len(indices), values)
             log.catch_up()
@@ -263,10 +263,14 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     return state
 
 
-def _dispatches(config: Config, epoch: int, num_images: int, per_epoch: int) -> Iterator[np.ndarray]:
-    order = epoch_order(config.seed, epoch, num_images, config.train.batch_size)
+def _dispatches(run: Run, epoch: int) -> Iterator[np.ndarray]:
+    """The epoch's order, int32 [steps of a dispatch, batch]."""
+    settings = run.config.train
+    order = epoch_order(run.config.seed, epoch, len(run.dataset.train.images), settings.batch_size)
+    # On CPU the steps of a dispatch are compiled one after the other (see `mesh.map_resident_steps`).
+    most = settings.steps_per_dispatch or (1 if run.devices.devices.flat[0].platform == 'cpu' else 20)
     start = 0
-    for size in dispatch_sizes(per_epoch, config.train.steps_per_dispatch):
+    for size in dispatch_sizes(len(order), most):
         yield order[start : start + size]
         start += size
 

@@ -1,0 +1,248 @@
+"""Whole runs on the digits: train, stop, resume, evaluate; and what is refused before anything is written."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ancor_jax import checkpoint, evaluate, train
+from ancor_jax.config import Config, ConfigError
+from configs import digits_coarse, imagenet_coarse
+
+
+def small(**changes) -> Config:
+    """Two epochs of four steps of a narrow network."""
+    config = digits_coarse.experiment()
+    config.model.width = 0.125
+    config.data.train_images = 256
+    config.contrast.queue_size = 32
+    config.train.epochs = 2
+    config.train.devices = 1
+    config.train.steps_per_dispatch = 2
+    config.train.log_steps = 2
+    config.train.checkpoint_epochs = 1
+    config.train.progress = False
+    config.optim.schedule = 'cosine_restarts'
+    config.optim.cycles = 1
+    config.eval.every_epochs = 0
+    config.eval.episodes = 20
+    config.eval.validation_episodes = 10
+    config.eval.classifiers = ('cosine',)
+    for field, value in changes.items():
+        section, name = field.split('__') if '__' in field else (None, field)
+        setattr(getattr(config, section) if section else config, name, value)
+    return config
+
+
+def restored(config, directory, kind=checkpoint.LATEST):
+    run = train.prepare(config, directory)
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        return jax.device_get(checkpoints.restore(run.abstract_state, kind))
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """(configuration, directory, results) of an uninterrupted run with validation."""
+    directory = tmp_path_factory.mktemp('run') / 'whole'
+    config = small(eval__every_epochs=1)
+    return config, directory, train.train(config, directory)
+
+
+def test_a_run_leaves_what_people_look_for(finished):
+    config, directory, results = finished
+    lines = [json.loads(line) for line in (directory / 'metrics.jsonl').read_text().splitlines()]
+    steps = [line['step'] for line in lines if 'loss' in line]
+    assert steps == [2, 4, 6, 8]
+    expected = {
+        'loss',
+        'classification_loss',
+        'contrast_loss',
+        'contrast_accuracy',
+        'class_accuracy',
+        'cosine_to_class_weight',
+        'learning_rate',
+        'images_per_second',
+        'epoch',
+    }
+    assert expected <= set(lines[0])
+    np.testing.assert_allclose(lines[0]['learning_rate'], config.optim.learning_rate)
+    assert sum('validation_accuracy' in line for line in lines) == 2
+    assert any((directory / 'tensorboard').iterdir())
+    stored = json.loads((directory / 'results.json').read_text())
+    assert stored['step'] == 8
+    assert [r['protocol'] for r in stored['results']] == ['nway', 'allway', 'intra']
+    for row, result in zip(stored['results'], results, strict=True):
+        assert row['accuracy'] == result.accuracy
+        assert len(row['accuracies']) == 20
+
+
+def test_same_seed_same_numbers_bit_for_bit_also_after_a_stop(finished, tmp_path):
+    """A run that is cut off after its first epoch and started again ends where the uninterrupted one does."""
+    config, directory, results = finished
+    whole = restored(config, directory)
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(*args, **kwargs):
+        raise PowerCut
+
+    broken = tmp_path / 'broken'
+    with pytest.MonkeyPatch.context() as patch:
+        # The second epoch's order is asked for after the first epoch's checkpoint.
+        original = train.epoch_order
+        patch.setattr(train, 'epoch_order', lambda seed, epoch, *rest: cut() if epoch else original(seed, epoch, *rest))
+        with pytest.raises(PowerCut):
+            train.train(config, broken)
+    assert restored(config, broken).step == 4
+    again = train.train(config, broken)
+    assert_same(restored(config, broken), whole)
+    for one, other in zip(again, results, strict=True):
+        np.testing.assert_array_equal(one.accuracies, other.accuracies)
+    lines = [json.loads(line) for line in (broken / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines if 'loss' in line] == [2, 4, 6, 8]
+
+
+def test_a_finished_run_is_only_evaluated_again(finished, capsys):
+    config, directory, results = finished
+    before = restored(config, directory)
+    again = train.train(config, directory)
+    assert 'Training was complete at step 8' in capsys.readouterr().out
+    assert_same(restored(config, directory), before)
+    np.testing.assert_array_equal(again[0].accuracies, results[0].accuracies)
+
+
+def test_evaluation_mode_takes_other_settings(finished):
+    config, directory, _ = finished
+    other = small(eval__every_epochs=1, eval__shots=2, eval__protocols=('intra',), eval__checkpoint='best')
+    (result,) = train.evaluate_checkpoint(other, directory)
+    assert (result.protocol, result.shots, result.ways) == ('intra', 2, (3, 4))
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        assert checkpoints.best_score() > 0
+        assert checkpoints.step(checkpoint.BEST) in (4, 8)
+
+
+def test_another_configuration_in_the_same_directory_is_refused(finished):
+    config, directory, _ = finished
+    for changes, field in [({'model__width': 0.25}, 'model.width'), ({'method': 'moco'}, 'method')]:
+        with pytest.raises(ConfigError, match=f'holds a run with {field}='):
+            train.train(small(eval__every_epochs=1, **changes), directory)
+        with pytest.raises(ConfigError, match=f'holds a run with {field}='):
+            train.evaluate_checkpoint(small(eval__every_epochs=1, **changes), directory)
+
+
+@pytest.mark.parametrize('method', ['ancor_no_projection', 'ancor_all_classes', 'moco_coarse', 'moco', 'coarse', 'fine'])
+def test_every_method_runs(method, tmp_path):
+    config = small(method=method, train__epochs=1, eval__protocols=('allway',))
+    (result,) = train.train(config, tmp_path / 'run')
+    assert 100 / 10 < result.accuracy < 100
+
+
+def test_several_devices_and_a_resume_on_another_number(tmp_path):
+    """Four statistics groups on 4 devices, then on 2: the groups, not the devices, define the run."""
+    config = small(train__devices=4, train__epochs=1, eval__protocols=('nway',))
+    config.train.epochs = 2
+    with pytest.MonkeyPatch.context() as patch:
+        original = train.epoch_order
+
+        def stop(seed, epoch, *rest):
+            if epoch:
+                raise KeyboardInterrupt
+            return original(seed, epoch, *rest)
+
+        patch.setattr(train, 'epoch_order', stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, tmp_path / 'run')
+    config.train.devices = 2
+    train.train(config, tmp_path / 'run')
+    assert restored(config, tmp_path / 'run').step == 8
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'train__batch_size': 512}, 'more than the 256 training images'),
+        ({'train__batch_norm_groups': 3}, 'does not divide into 3 batch-norm groups'),
+        ({'train__devices': 3}, 'does not divide over 3 devices'),
+        ({'train__devices': 99}, '99 devices are asked for'),
+        ({'eval__queries': 100}, 'has .* images'),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        train.train(small(**changes), tmp_path / 'run')
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_evaluating_nothing(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match='train first'):
+        train.evaluate_checkpoint(small(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_diverging_run_stops_with_a_sentence(tmp_path):
+    with pytest.raises(FloatingPointError, match='lower optim.learning_rate'):
+        train.train(small(optim__learning_rate=1e30), tmp_path / 'run')
+
+
+def test_imagenet_recipe_builds_its_model_and_step():
+    """Traced and lowered for four devices, not compiled: ResNet-50, bfloat16, 17 classes, 65,536 keys each."""
+    from ancor_jax import mesh, step
+
+    config = imagenet_coarse.experiment()
+    plan = train.plan(config, num_classes=17, num_images=88_400, num_devices=4)
+    size = config.views.size
+
+    def initial():
+        return step.create_state(
+            jax.random.key(0), plan.recipe, (size, size, 3), plan.queue_size, plan.queue_dtype
+        )
+
+    state = jax.eval_shape(initial)
+    assert state.queue.keys.shape == (17, 65536, 128)
+    assert plan.steps_per_epoch == 345
+    steps = mesh.map_resident_steps(mesh.make_mesh(4), plan.recipe, plan.views)
+    samples = step.Samples(
+        jax.ShapeDtypeStruct((512, 256, 256, 3), np.uint8), jax.ShapeDtypeStruct((512,), np.int32)
+    )
+    indices = jax.ShapeDtypeStruct((2, config.train.batch_size), np.int32)
+    lowered = steps.lower(state, samples, indices, jax.eval_shape(lambda: jax.random.key(0)))
+    new_state, metrics = lowered.out_info
+    assert jax.tree.map(lambda x: x.shape, new_state) == jax.tree.map(lambda x: x.shape, state)
+    assert metrics['loss'].shape == (2,)
+
+
+def test_epoch_order_is_a_new_permutation_each_epoch():
+    first, second = train.epoch_order(0, 0, 103, 10), train.epoch_order(0, 1, 103, 10)
+    assert first.shape == (10, 10)
+    assert len(np.unique(first)) == 100
+    assert (first != second).any()
+    np.testing.assert_array_equal(train.epoch_order(0, 1, 103, 10), second)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'most', 'expected'), [(19, 20, [19]), (195, 20, [15] * 13), (7, 20, [7]), (23, 10, [10, 10, 3])]
+)
+def test_dispatch_sizes(steps, most, expected):
+    sizes = train.dispatch_sizes(steps, most)
+    assert sizes == expected
+    assert sum(sizes) == steps
+
+
+def test_table_is_markdown():
+    rows = [
+        evaluate.Result('nway', 'lr', (5, 5), 1, 71.234, 0.456, np.zeros(1)),
+        evaluate.Result('nway', 'nn', (5, 5), 1, 60.0, 0.5, np.zeros(1)),
+        evaluate.Result('intra', 'lr', (3, 4), 1, 50.0, 0.1, np.zeros(1)),
+    ]
+    lines = evaluate.table(rows).splitlines()
+    assert len(lines) == 4
+    assert lines[2].split('|')[1:4] == [' 5-way 1-shot                 ', ' 71.23 ± 0.46        ', ' 60.00 ± 0.50        ']
+    assert 'intra-class (3–4-way) 1-shot' in lines[3]
