@@ -26,8 +26,8 @@ def experiment() -> Config:
     config.views.jitter = 0.0
     config.views.grey = 0.0
     config.views.blur = 0.0
-    config.views.mean = (0.305, 0.305, 0.305)
-    config.views.std = (0.36, 0.36, 0.36)
+    config.views.mean = (0.310, 0.310, 0.310)
+    config.views.std = (0.348, 0.348, 0.348)
 
     config.model.name = 'resnet12'
     config.model.width = 0.25
@@ -37,7 +37,7 @@ def experiment() -> Config:
 
     config.optim.schedule = 'cosine'
     config.optim.learning_rate = 0.05
-    config.train.epochs = 60
+    config.train.epochs = 30
     config.train.batch_size = 64
     config.train.batch_norm_groups = 4
     config.train.checkpoint_epochs = 10
@@ -45,7 +45,7 @@ def experiment() -> Config:
     config.eval.classifiers = ('lr', 'cosine')
     config.eval.support_flip = False
     config.eval.support_padding = 2
-    config.eval.every_epochs = 20
+    config.eval.every_epochs = 10
     return config
 
 

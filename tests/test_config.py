@@ -70,7 +70,7 @@ def changed(field: str, value: object) -> dict:
         ('eval.classifiers', ('svm',), 'eval.classifiers must be one of'),
         ('eval.classifiers', 'lr', 'eval.classifiers must be a tuple'),
         ('eval.ways', 1, 'eval.ways must be at least 2'),
-        ('optim.warmup_epochs', 60, 'leaves none'),
+        ('optim.warmup_epochs', 30, 'leaves none'),
         ('eval.resize', 10, None),
         ('optim.learning_rate', 1, None),
     ],
@@ -93,7 +93,7 @@ def test_each_mistake_gets_one_sentence(field, value, message):
         ({'eval.crop': 12, 'eval.support_padding': 2}, 'two ways to shift'),
         ({'eval.checkpoint': 'best', 'eval.every_epochs': 0}, 'needs the periodic validation'),
         ({'optim.schedule': 'cosine_restarts', 'optim.warmup_epochs': 1}, 'warmup_epochs goes with'),
-        ({'optim.schedule': 'steps', 'optim.milestones': (30, 20)}, 'must ascend'),
+        ({'optim.schedule': 'steps', 'optim.milestones': (25, 20)}, 'must ascend'),
     ],
 )
 def test_contradictions(changes, message):
