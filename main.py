@@ -15,7 +15,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment: a file in configs/, optionally with :variant after it.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>.'
+    'workdir',
+    None,
+    'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>.',
 )
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'train: train (or go on), then evaluate; eval: evaluate a checkpoint.'

@@ -120,9 +120,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_mean_std(recipe.mean, recipe.std)
     low, high = recipe.crop_scale
     if not 0 < low <= high <= 1:
-        raise ValueError(
-            f'recipe.crop_scale is {recipe.crop_scale}; give (low, high) with 0 < low <= high <= 1'
-        )
+        raise ValueError(f'recipe.crop_scale is {recipe.crop_scale}; give (low, high) with 0 < low <= high <= 1')
     low, high = recipe.crop_ratio
     if not 0 < low <= high:
         raise ValueError(f'recipe.crop_ratio is {recipe.crop_ratio}; give (low, high) with 0 < low <= high')
@@ -226,9 +224,7 @@ def crop_resize(images: jax.Array, boxes: jax.Array, size: int, flip: jax.Array 
     return _resample(images, row_weights, column_weights)
 
 
-def _resample_weights(
-    start: jax.Array, length: jax.Array, place: jax.Array, out_size: int, in_size: int
-) -> jax.Array:
+def _resample_weights(start: jax.Array, length: jax.Array, place: jax.Array, out_size: int, in_size: int) -> jax.Array:
     """[N, P, in_size]: what gives output pixels `place` [N, P] when [start, start + length) is resized."""
     first, extent = (v.astype(jnp.float32)[:, None, None] for v in (start, length))
     step = extent / out_size
@@ -320,9 +316,7 @@ def color_jitter(
     """
     planes = _split(images)
     no_change = jnp.ones(images.shape[0], jnp.float32)
-    factors = jnp.stack(
-        [no_change if f is None else f for f in (brightness, contrast, saturation, None)], axis=1
-    )
+    factors = jnp.stack([no_change if f is None else f for f in (brightness, contrast, saturation, None)], axis=1)
     for operation in jnp.moveaxis(order, 1, 0):
         base = jnp.zeros_like(planes[0])
         if contrast is not None or saturation is not None:
@@ -428,9 +422,7 @@ def _blur_kernel(sigma: jax.Array, half: int) -> jax.Array:
 # --- test time ----------------------------------------------------------------------------------------------
 
 
-def normalize(
-    images: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> jax.Array:
+def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]) -> jax.Array:
     """Images [N, H, W, 3] on 0..255 to float32 (x / 255 - mean) / std.
 
     uint8 as the data sets hold them, or the float32 pixels that `resize_short` gives.
@@ -472,9 +464,7 @@ def test_view(
     if crop:
         height, width = pixels.shape[1:3]
         if crop > min(height, width):
-            raise ValueError(
-                f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop'
-            )
+            raise ValueError(f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop')
         top, left = round((height - crop) / 2), round((width - crop) / 2)
         pixels = pixels[:, top : top + crop, left : left + crop]
     return _standardise(pixels, mean, std)
@@ -557,9 +547,7 @@ def apply_variant(images: jax.Array, variants: jax.Array, size: int, padding: in
     return jax.vmap(one)(padded, variants)
 
 
-def _standardise(
-    pixels: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> jax.Array:
+def _standardise(pixels: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]) -> jax.Array:
     scale = np.asarray([1 / (255 * s) for s in std], np.float32)[None, None, None, :]
     offset = np.asarray([m / s for m, s in zip(mean, std, strict=True)], np.float32)[None, None, None, :]
     return pixels * scale - offset
@@ -567,9 +555,7 @@ def _standardise(
 
 def _check_uint8(images: jax.Array) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
-        raise ValueError(
-            f'images are {images.dtype} {tuple(images.shape)}; give uint8 [N, H, W, 3], as data sets do'
-        )
+        raise ValueError(f'images are {images.dtype} {tuple(images.shape)}; give uint8 [N, H, W, 3], as data sets do')
 
 
 def _check_mean_std(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:

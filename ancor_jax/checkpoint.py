@@ -21,7 +21,9 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory.absolute()
         self._managers = {
-            LATEST: ocp.CheckpointManager(self._directory / LATEST, options=ocp.CheckpointManagerOptions(max_to_keep=1)),
+            LATEST: ocp.CheckpointManager(
+                self._directory / LATEST, options=ocp.CheckpointManagerOptions(max_to_keep=1)
+            ),
             BEST: ocp.CheckpointManager(
                 self._directory / BEST,
                 options=ocp.CheckpointManagerOptions(

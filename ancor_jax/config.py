@@ -8,7 +8,7 @@ before any work starts.
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_origin, get_type_hints
+from typing import Any, cast, get_origin, get_type_hints
 
 from ancor_jax.fewshot import METHODS as CLASSIFIERS
 from ancor_jax.fewshot import PROTOCOLS
@@ -114,7 +114,9 @@ class Train:
 class Eval:
     """Few-shot evaluation."""
 
-    protocols: tuple[str, ...] = PROTOCOLS  # nway: `ways` of all fine classes; allway: all; intra: inside one coarse class
+    protocols: tuple[str, ...] = (
+        PROTOCOLS  # nway: `ways` of all fine classes; allway: all; intra: inside one coarse class
+    )
     classifiers: tuple[str, ...] = ('lr',)  # of lr, nn, cosine, knn
     ways: int = 5
     shots: int = 1
@@ -180,7 +182,10 @@ def check(config: Config) -> None:
         raise ConfigError("data.name is empty; name a data set: 'digits', or one of TFDS.")
     _one_of('model.head', config.model.head, ('auto', 'seq', 'fork', 'cls', 'none'))
     _one_of('model.name', config.model.name, ('resnet12', 'resnet18', 'resnet34', 'resnet50', 'resnet101'))
-    for name, dtype in [('model.dtype', config.model.dtype), ('contrast.queue_dtype', config.contrast.queue_dtype)]:
+    for name, dtype in [
+        ('model.dtype', config.model.dtype),
+        ('contrast.queue_dtype', config.contrast.queue_dtype),
+    ]:
         _one_of(name, dtype, ('float32', 'bfloat16'))
     _one_of('optim.schedule', config.optim.schedule, ('cosine_restarts', 'cosine', 'steps'))
     _one_of('eval.features', config.eval.features, ('backbone', 'embedding'))
@@ -292,9 +297,7 @@ def _check_contradictions(config: Config) -> None:
     if config.eval.resize and config.eval.crop > config.eval.resize:
         raise ConfigError(f'eval.crop={config.eval.crop} is larger than eval.resize={config.eval.resize}.')
     if config.eval.crop and config.eval.support_padding:
-        raise ConfigError(
-            'eval.crop and eval.support_padding are two ways to shift supports; set one of them to 0.'
-        )
+        raise ConfigError('eval.crop and eval.support_padding are two ways to shift supports; set one of them to 0.')
     if config.eval.checkpoint == 'best' and not config.eval.every_epochs:
         raise ConfigError("eval.checkpoint='best' needs the periodic validation; set eval.every_epochs above 0.")
 
@@ -320,7 +323,7 @@ def _build(section: type, values: Mapping[str, Any], prefix: str) -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping) and not hasattr(value, 'items'):
                 raise ConfigError(f'{prefix}{name} must be a section of fields, and is {value!r}.')
-            built[name] = _build(kind, dict(value.items()), f'{prefix}{name}.')
+            built[name] = _build(cast(type, kind), dict(value.items()), f'{prefix}{name}.')
         else:
             built[name] = _convert(value, kind, f'{prefix}{name}')
     return section(**built)

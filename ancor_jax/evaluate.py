@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ancor_jax import augment, fewshot, models
@@ -46,13 +45,15 @@ def make_extractor(model: models.Network, params: Any, batch_stats: Any, views: 
 
     def features(variables: Any, pixels: jax.Array) -> jax.Array:
         if settings.features == 'embedding':
-            return fewshot.normalize(model.apply(variables, pixels, train=False).embedding)
+            outputs: Any = model.apply(variables, pixels, train=False)
+            return fewshot.normalize(outputs.embedding)
         return fewshot.normalize(model.features(variables, pixels))
 
     @jax.jit
     def plain(variables: Any, images: jax.Array) -> jax.Array:
         return features(
-            variables, augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop)
+            variables,
+            augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop),
         )
 
     @jax.jit
@@ -107,7 +108,9 @@ def evaluate(
             num_episodes=episodes or settings.episodes,
             coarse_labels=split.coarse,
         )
-        supports = _support_copies(chosen, split.images.shape[1:3], settings, np.random.default_rng([settings.seed, number]))
+        supports = _support_copies(
+            chosen, split.images.shape[1:3], settings, np.random.default_rng([settings.seed, number])
+        )
         features, places = varied.of_variants(*supports)
         for classifier in classifiers or settings.classifiers:
             accuracies = _accuracies(classifier, chosen, features, places, queries, settings.support_copies, shown)
@@ -115,7 +118,13 @@ def evaluate(
             ways = [len(episode.classes) for episode in chosen]
             results.append(
                 Result(
-                    protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies
+                    protocol,
+                    classifier,
+                    (min(ways), max(ways)),
+                    settings.shots,
+                    100 * mean,
+                    100 * interval,
+                    accuracies,
                 )
             )
     return results
@@ -220,13 +229,20 @@ def title(result: Result) -> str:
 def table(results: Sequence[Result]) -> str:
     """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
     classifiers = list(dict.fromkeys(result.classifier for result in results))
-    names = {'lr': 'logistic regression', 'nn': 'nearest (euclidean)', 'cosine': 'nearest (cosine)', 'knn': '30-NN'}
+    names = {
+        'lr': 'logistic regression',
+        'nn': 'nearest (euclidean)',
+        'cosine': 'nearest (cosine)',
+        'knn': '30-NN',
+    }
     rows = [['accuracy, %', *(names[c] for c in classifiers)]]
     for heading in dict.fromkeys(title(result) for result in results):
         cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if title(r) == heading}
         rows.append([heading, *(cells.get(c, '') for c in classifiers)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows]
+    lines = [
+        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows
+    ]
     lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     return '\n'.join(lines)
 

@@ -89,9 +89,7 @@ def episodes(
         group = groups[rng.integers(len(groups))]
         classes = group if protocol == 'allway' else rng.permutation(group)[:ways]
         chosen = np.stack([rng.choice(members[int(c)], shots + queries, replace=False) for c in classes])
-        return Episode(
-            classes.astype(np.int32), chosen[:, :shots].astype(np.int32), chosen[:, shots:].astype(np.int32)
-        )
+        return Episode(classes.astype(np.int32), chosen[:, :shots].astype(np.int32), chosen[:, shots:].astype(np.int32))
 
     return [draw(index) for index in range(num_episodes)]
 
@@ -141,9 +139,7 @@ def normalize(features: ArrayLike) -> jax.Array:
     return x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
 
 
-def classify(
-    method: str, support: ArrayLike, support_labels: ArrayLike, query: ArrayLike, *, ways: int
-) -> jax.Array:
+def classify(method: str, support: ArrayLike, support_labels: ArrayLike, query: ArrayLike, *, ways: int) -> jax.Array:
     """Predicts the queries of many episodes.
 
     Args:
@@ -169,9 +165,7 @@ def classify(
     return predictions if np.ndim(support) == 3 else predictions[0]
 
 
-def lr_probabilities(
-    support: ArrayLike, support_labels: ArrayLike, query: ArrayLike, *, ways: int
-) -> jax.Array:
+def lr_probabilities(support: ArrayLike, support_labels: ArrayLike, query: ArrayLike, *, ways: int) -> jax.Array:
     """Class probabilities by logistic regression, float32 [E, Q, ways], or [Q, ways] for one episode.
 
     Arguments and errors as in `classify`. A class without a support has probability zero.
@@ -440,12 +434,10 @@ def mean_and_interval(accuracies: ArrayLike) -> tuple[float, float]:
     Raises:
         ValueError: fewer than two accuracies.
     """
-    from scipy import special  # type: ignore[import-untyped]  # always there: JAX depends on it
+    from scipy import special  # always there: JAX depends on it
 
     values = np.asarray(accuracies, np.float64)
     if values.ndim != 1 or values.size < 2:
-        raise ValueError(
-            f'accuracies have shape {values.shape}: an interval needs an [E] array, E at least 2'
-        )
+        raise ValueError(f'accuracies have shape {values.shape}: an interval needs an [E] array, E at least 2')
     standard_error = values.std(ddof=1) / np.sqrt(values.size)
     return float(values.mean()), float(standard_error * special.stdtrit(values.size - 1, 0.975))

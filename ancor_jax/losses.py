@@ -216,7 +216,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def negative_cosine_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """−cos(p, stop(z)) for each sample (SimSiam's D; loss `cosine` of the reference takes its mean). [N, D] twice → [N]."""
+    """−cos(p, stop(z)) for each sample (SimSiam's D; loss `cosine` of the reference: its mean). [N, D] twice → [N]."""
     return -jnp.sum(l2_normalize(prediction) * l2_normalize(jax.lax.stop_gradient(target)), axis=-1)
 
 
@@ -319,7 +319,12 @@ def _cross_entropy_of_positive(positive: jax.Array, log_sum: jax.Array, largest:
 
 
 def _check(
-    query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, class_weights: jax.Array, metric: str
+    query: jax.Array,
+    key: jax.Array,
+    queue: jax.Array,
+    labels: jax.Array,
+    class_weights: jax.Array,
+    metric: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Checks shapes; returns query and (constant) key in the dtype of the computation, at least float32."""
     if metric not in METRICS:

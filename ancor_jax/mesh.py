@@ -76,8 +76,6 @@ def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -
     """
     # XLA runs convolutions inside a loop many times slower on CPU (github.com/jax-ml/jax/issues/12868).
     unroll = mesh.devices.flat[0].platform == 'cpu'
-    per_device = functools.partial(
-        step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll
-    )
+    per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll)
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(), P(None, AXIS), P()), out_specs=(P(), P()))
     return jax.jit(mapped, donate_argnums=0)

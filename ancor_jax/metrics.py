@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from ancor_jax.config import ConfigError
+
 PLAIN_LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
@@ -21,8 +23,8 @@ class ScalarWriter:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError as error:
-                raise ImportError(
-                    'TensorBoard scalars need the package tensorboardX; install it, or --config.train.tensorboard=False.'
+                raise ConfigError(
+                    'train.tensorboard needs the package tensorboardX; install it, or --config.train.tensorboard=False.'
                 ) from error
 
             self._board = SummaryWriter(str(directory / 'tensorboard'))
@@ -80,7 +82,9 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:  # plain lines do
                 return
-            self._bar = tqdm(total=total, initial=done, desc=title, unit=f' {unit}', unit_scale=True, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, initial=done, desc=title, unit=f' {unit}', unit_scale=True, dynamic_ncols=True
+            )
 
     def update(self, count: int, text: str = '') -> None:
         """`count` more are done; `text` (the loss, say) is shown beside the rate."""

@@ -337,8 +337,8 @@ def torch_linear(features: int, *, use_bias: bool = True, name: str | None = Non
 class Network(nn.Module):
     """Backbone B, embedder E and coarse classifier C.
 
-    Heads: 'seq': e = E(B(x)), logits = C(relu(e)); 'fork': embedding and logits both from E's hidden layer; 'cls': logits
-    from the hidden layer, no embedding; 'none': embedding only. Parameters: 'backbone', 'hidden' (E's hidden layer),
+    Heads: 'seq': e = E(B(x)), logits = C(relu(e)); 'fork': embedding and logits both from E's hidden layer; 'cls':
+    logits from the hidden layer, no embedding; 'none': embedding only. Parameters: 'backbone', 'hidden' (E's hidden layer),
     'embedding' (E's last), 'classifier'. The head computes in float32.
 
     Attributes:
@@ -370,9 +370,7 @@ class Network(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool, step: jax.Array | int = 0, classify: bool = True
-    ) -> Outputs:
+    def __call__(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0, classify: bool = True) -> Outputs:
         """Everything the head gives; without `classify`, nothing of the classifier is computed or needed.
 
         Args:
@@ -393,9 +391,9 @@ class Network(nn.Module):
                 embedding = embedding / jnp.maximum(jnp.linalg.norm(embedding, axis=-1, keepdims=True), 1e-6)
         if self.head == 'none' or not classify:
             return Outputs(features, embedding, None)
-        classified = hidden
-        if self.head == 'seq':
-            classified = nn.relu(embedding) if self.relu_before_classifier else embedding
+        classified = hidden if self.head != 'seq' or embedding is None else embedding
+        if self.head == 'seq' and self.relu_before_classifier:
+            classified = nn.relu(classified)
         classifier = torch_linear(self.num_classes, use_bias=self.classifier_bias, name='classifier')
         return Outputs(features, embedding, classifier(classified))
 
@@ -407,7 +405,8 @@ class Network(nn.Module):
     def feature_map(self, variables: Any, images: jax.Array) -> jax.Array:
         """The backbone's map [N, h, w, d] by running statistics, before the average over space."""
         backbone = {name: tree['backbone'] for name, tree in variables.items()}
-        return self.backbone.apply(backbone, images, train=False, step=jnp.int32(0)).astype(jnp.float32)
+        feature_map: Any = self.backbone.apply(backbone, images, train=False, step=jnp.int32(0))
+        return feature_map.astype(jnp.float32)
 
     @nn.nowrap
     def features(self, variables: Any, images: jax.Array) -> jax.Array:
@@ -443,7 +442,13 @@ def create(
     Raises:
         ValueError: an unknown name or head.
     """
-    shared = {'width': width, 'bn_groups': bn_groups, 'bn_sync': bn_sync, 'axis_name': axis_name, 'dtype': dtype}
+    shared = {
+        'width': width,
+        'bn_groups': bn_groups,
+        'bn_sync': bn_sync,
+        'axis_name': axis_name,
+        'dtype': dtype,
+    }
     backbone: nn.Module
     if name == 'resnet12':
         backbone = ResNet12(drop_rate=drop_rate, drop_block_size=drop_block_size, **shared)

@@ -111,7 +111,9 @@ def train_step(
             state.target_params, _without_classifier(state.params), recipe.target_momentum
         )
 
-    def forward(params: Params) -> tuple[jax.Array, tuple[Params, Params, Params | None, dict[str, jax.Array]]]:
+    def forward(
+        params: Params,
+    ) -> tuple[jax.Array, tuple[Params, Params, jax.Array | None, dict[str, jax.Array]]]:
         outputs, mutated = model.apply(
             {'params': params, 'batch_stats': state.batch_stats},
             batch.query,

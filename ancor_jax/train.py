@@ -145,9 +145,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
 
     def initial_state() -> step.TrainState:
         rng = jax.random.fold_in(jax.random.key(config.seed), 0)
-        return step.create_state(
-            rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype
-        )
+        return step.create_state(rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype)
 
     everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
     abstract = checkpoint.abstract(jax.eval_shape(initial_state), everywhere)
@@ -203,8 +201,8 @@ def describe(run: Run) -> str:
     parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
     lines = [
         run.dataset.summary(),
-        f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} parameters, '
-        f'head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
+        f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} '
+        f'parameters, head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
         f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
     ]
     if run.abstract_state.queue is not None:
@@ -235,14 +233,18 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     config, laid_out = run.config, run.plan
     split = run.dataset.train
     labels = split.fine if laid_out.recipe.method.labels == 'fine' else split.coarse
-    samples = mesh.replicate(step.Samples(split.images, labels), run.devices)
+    samples = step.Samples(*mesh.replicate((split.images, labels), run.devices))
     rng = mesh.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), run.devices)
     steps = mesh.map_resident_steps(run.devices, laid_out.recipe, laid_out.views)
     batch_size, per_epoch = config.train.batch_size, laid_out.steps_per_epoch
     done = int(state.step)
     shown = config.train.progress
     progress = metrics.Progress(
-        'training', config.train.epochs * per_epoch * batch_size, unit='images', done=done * batch_size, shown=shown
+        'training',
+        config.train.epochs * per_epoch * batch_size,
+        unit='images',
+        done=done * batch_size,
+        shown=shown,
     )
     with metrics.ScalarWriter(run.directory, config.train.tensorboard) as writer, progress:
         log = _Log(config, laid_out, writer, progress)

@@ -42,10 +42,7 @@ def ours(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarr
 def sklearn_loop(support: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
     """The reference's loop, with scikit-learn's default tolerance."""
     return np.stack(
-        [
-            LogisticRegression(max_iter=1000).fit(s, labels).predict(q)
-            for s, q in zip(support, query, strict=True)
-        ]
+        [LogisticRegression(max_iter=1000).fit(s, labels).predict(q) for s, q in zip(support, query, strict=True)]
     )
 
 
@@ -83,14 +80,10 @@ def compare(name: str, episodes: int, block: int, ways: int, dim: int, repeats: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--episodes', type=int, default=1000, help='5-way episodes (default 1000)')
     parser.add_argument('--all_way_episodes', type=int, default=100, help='all-way episodes (default 100)')
-    parser.add_argument(
-        '--all_ways', type=int, default=100, help='classes of an all-way episode (default 100)'
-    )
+    parser.add_argument('--all_ways', type=int, default=100, help='classes of an all-way episode (default 100)')
     parser.add_argument('--dim', type=int, default=640, help='feature size (default 640, ResNet-12)')
     parser.add_argument('--repeats', type=int, default=3, help='runs that the medians are over (default 3)')
     arguments = parser.parse_args()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def base() -> Config:
-    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); every field is explained in ancor_jax/config.py."""
+    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); ancor_jax/config.py explains every field."""
     return Config()
 
 

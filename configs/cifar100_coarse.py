@@ -43,7 +43,9 @@ def experiment(variant: str = 'full') -> Config:
         config.train.epochs = 5
         config.eval.every_epochs = 0
     elif variant != 'full':
-        raise ConfigError(f"configs/cifar100_coarse.py has the variants 'full' and 'cpu', and {variant!r} is asked for.")
+        raise ConfigError(
+            f"configs/cifar100_coarse.py has the variants 'full' and 'cpu', and {variant!r} is asked for."
+        )
     return config
 
 

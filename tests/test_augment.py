@@ -36,9 +36,7 @@ def photos() -> np.ndarray:
     pictures = []
     for picture in load_sample_images().images:
         for left in (0, 213):
-            crop = Image.fromarray(picture[:, left : left + 427]).resize(
-                (SIDE, SIDE), Image.Resampling.BILINEAR
-            )
+            crop = Image.fromarray(picture[:, left : left + 427]).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             pictures.append(np.asarray(crop))
     return np.stack(pictures)
 
@@ -152,9 +150,7 @@ def test_grayscale_is_pillows_luma(photos: np.ndarray) -> None:
 def test_gaussian_blur_is_pillows(photos: np.ndarray) -> None:
     sigmas = [0.1, 0.7, 1.3, 2.0]
     result = augment.gaussian_blur(floats(photos), jnp.asarray(sigmas))
-    expected = [
-        image.filter(ImageFilter.GaussianBlur(s)) for image, s in zip(each(photos), sigmas, strict=True)
-    ]
+    expected = [image.filter(ImageFilter.GaussianBlur(s)) for image, s in zip(each(photos), sigmas, strict=True)]
     # Inside, only Pillow's rounding after each of its six passes differs.
     inside = [e.crop((6, 6, SIDE - 6, SIDE - 6)) for e in expected]
     assert_close_to_pillow(result[:, 6:-6, 6:-6], inside, mean=0.5, largest=3)
@@ -180,9 +176,7 @@ def test_color_jitter_applies_each_image_s_own_order(photos: np.ndarray) -> None
     rng = np.random.default_rng(0)
     factors = rng.uniform(0.6, 1.4, (3, 4)).astype(np.float32)
     hue = rng.uniform(-0.1, 0.1, 4).astype(np.float32)
-    result = augment.color_jitter(
-        floats(photos), jnp.asarray(orders), *jnp.asarray(factors), jnp.asarray(hue)
-    )
+    result = augment.color_jitter(floats(photos), jnp.asarray(orders), *jnp.asarray(factors), jnp.asarray(hue))
 
     adjust = [
         augment.adjust_brightness,
@@ -232,9 +226,7 @@ def torchvision_boxes(
 
 
 @pytest.mark.parametrize(('height', 'width', 'scale'), [(96, 96, (0.2, 1.0)), (40, 64, (0.5, 1.0))])
-def test_crop_boxes_are_distributed_as_torchvisions(
-    height: int, width: int, scale: tuple[float, float]
-) -> None:
+def test_crop_boxes_are_distributed_as_torchvisions(height: int, width: int, scale: tuple[float, float]) -> None:
     count, ratio = 4000, (3 / 4, 4 / 3)
     keys = jax.random.split(jax.random.key(RNG_KEY), count)
     ours = np.asarray(jax.vmap(lambda k: augment.crop_box(k, height, width, scale, ratio))(keys))
@@ -261,17 +253,12 @@ def test_crop_box_falls_back_to_the_centre(height: int, width: int, box: tuple[i
     # Only boxes larger than the image can be drawn.
     drawn = augment.crop_box(jax.random.key(0), height, width, (2.0, 3.0), (3 / 4, 4 / 3))
     assert tuple(int(v) for v in drawn) == box
-    assert (
-        tuple(torchvision_boxes(np.random.default_rng(0), 1, height, width, (2.0, 3.0), (3 / 4, 4 / 3))[0])
-        == box
-    )
+    assert tuple(torchvision_boxes(np.random.default_rng(0), 1, height, width, (2.0, 3.0), (3 / 4, 4 / 3))[0]) == box
 
 
 def bare(size: int, **changes: Any) -> augment.Recipe:
     """Crops the whole image (up to rounding), nothing else but `changes`."""
-    return augment.Recipe(size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)._replace(
-        **changes
-    )
+    return augment.Recipe(size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)._replace(**changes)
 
 
 def views(image: np.ndarray, recipe: augment.Recipe, count: int, seed: int = RNG_KEY) -> np.ndarray:
@@ -291,9 +278,7 @@ def test_a_bare_recipe_only_normalises(photos: np.ndarray) -> None:
     result = RANDOM_VIEW(keys, jnp.asarray(photos), recipe)
     expected = (photos / 255 - np.asarray(recipe.mean)) / np.asarray(recipe.std)
     np.testing.assert_allclose(result, expected, atol=1e-4)
-    np.testing.assert_allclose(
-        augment.normalize(jnp.asarray(photos), recipe.mean, recipe.std), expected, atol=1e-5
-    )
+    np.testing.assert_allclose(augment.normalize(jnp.asarray(photos), recipe.mean, recipe.std), expected, atol=1e-5)
 
 
 COUNT = 1500
@@ -436,9 +421,7 @@ def test_test_view_without_sizes_normalises(photos: np.ndarray) -> None:
     ('side', 'padding', 'size'),
     [(32, 0, 32), (84, 8, 84), (96, 0, 84)],  # CIFAR-100, tieredImageNet, BREEDS (smaller)
 )
-def test_support_variants_are_pillows_pad_crop_and_flip(
-    photos: np.ndarray, side: int, padding: int, size: int
-) -> None:
+def test_support_variants_are_pillows_pad_crop_and_flip(photos: np.ndarray, side: int, padding: int, size: int) -> None:
     images = photos[:, :side, :side]
     margin = side + 2 * padding - size
     variants = augment.support_variants(np.random.default_rng(0), 4, margin=margin)

@@ -4,7 +4,6 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +253,7 @@ def test_tfds_gives_every_image_with_its_labels(directory: Path, monkeypatch: py
     for split, examples in ((loaded.train, patches(40)), (loaded.test, patches(12))):
         assert split.images.shape == (len(examples), 10, 10, 3)
         assert by_content(split) == {
-            image.tobytes(): (FINE_NAMES.index(fine), COARSE_NAMES.index(coarse))
-            for image, fine, coarse in examples
+            image.tobytes(): (FINE_NAMES.index(fine), COARSE_NAMES.index(coarse)) for image, fine, coarse in examples
         }
     assert loaded.fine_names == FINE_NAMES
     assert loaded.coarse_names == COARSE_NAMES

@@ -65,9 +65,7 @@ def agree_up_to_ties(
     shots=st.integers(1, 3),
     queries=st.integers(1, 4),
 )
-def test_episodes_are_what_the_protocol_says(
-    seed: int, protocol: str, ways: int, shots: int, queries: int
-) -> None:
+def test_episodes_are_what_the_protocol_says(seed: int, protocol: str, ways: int, shots: int, queries: int) -> None:
     fine, coarse = split(seed)
     drawn = fewshot.episodes(
         seed,
@@ -104,9 +102,7 @@ def test_episodes_depend_on_the_seed_alone_and_a_shorter_list_is_a_prefix(
     fine, coarse = split(0)
 
     def draw(seed: int, count: int) -> list[list[list]]:
-        drawn = fewshot.episodes(
-            seed, fine, protocol=protocol, queries=5, num_episodes=count, coarse_labels=coarse
-        )
+        drawn = fewshot.episodes(seed, fine, protocol=protocol, queries=5, num_episodes=count, coarse_labels=coarse)
         return [[array.tolist() for array in episode] for episode in drawn]
 
     longer = draw(seed, 6)
@@ -118,9 +114,7 @@ def test_episodes_depend_on_the_seed_alone_and_a_shorter_list_is_a_prefix(
 def test_every_class_and_image_gets_its_turn() -> None:
     fine, coarse = split(1)
     for protocol in fewshot.PROTOCOLS:
-        drawn = fewshot.episodes(
-            0, fine, protocol=protocol, ways=3, queries=3, num_episodes=400, coarse_labels=coarse
-        )
+        drawn = fewshot.episodes(0, fine, protocol=protocol, ways=3, queries=3, num_episodes=400, coarse_labels=coarse)
         allowed = np.flatnonzero(coarse > 10) if protocol == 'intra' else np.arange(fine.size)
         np.testing.assert_array_equal(np.unique(np.concatenate([e.support.ravel() for e in drawn])), allowed)
         np.testing.assert_array_equal(np.unique(np.concatenate([e.query.ravel() for e in drawn])), allowed)
@@ -151,9 +145,7 @@ def test_episodes_refuse(change: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(('name', 'suffix'), [('fewshot', ''), ('fewshot_b', '_b')])
-def test_logistic_regression_gives_the_references_labels_and_the_exact_probabilities(
-    name: str, suffix: str
-) -> None:
+def test_logistic_regression_gives_the_references_labels_and_the_exact_probabilities(name: str, suffix: str) -> None:
     data = golden.load(name)
     labels = golden.load('fewshot')['support_ys']
     support, query = data['support' + suffix], data['query' + suffix]
@@ -303,9 +295,7 @@ def test_masked_supports_and_absent_classes_do_not_count() -> None:
     result = fit(support, labels, jnp.asarray(mask), ways=5)
     probabilities = jax.nn.softmax(query @ result.weights.T + result.intercept[None])
     present = [0, 2, 3, 4]
-    np.testing.assert_allclose(
-        probabilities[:, present], exact(support[mask], labels[mask], query), atol=1e-4
-    )
+    np.testing.assert_allclose(probabilities[:, present], exact(support[mask], labels[mask], query), atol=1e-4)
     np.testing.assert_array_equal(probabilities[:, 1], 0)
     for method in ('lr', 'knn'):
         predictions = fewshot.classify(method, support[labels != 1], labels[labels != 1], query, ways=5)
@@ -335,9 +325,7 @@ def test_predictions_follow_permutations(seed: int, method: str) -> None:
     rng = np.random.default_rng(seed)
     of_support, of_query, of_class = rng.permutation(6), rng.permutation(15), rng.permutation(3)
     plain = np.asarray(fewshot.classify(method, support, labels, query, ways=3))
-    permuted = fewshot.classify(
-        method, support[of_support], of_class[labels[of_support]], query[of_query], ways=3
-    )
+    permuted = fewshot.classify(method, support[of_support], of_class[labels[of_support]], query[of_query], ways=3)
     probabilities = np.sort(fewshot.lr_probabilities(support, labels, query, ways=3), axis=-1)
     tie = (probabilities[:, -1] - probabilities[:, -2] < 1e-3) if method == 'lr' else np.zeros(15, bool)
     same = np.asarray(permuted) == of_class[plain][of_query]

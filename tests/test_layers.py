@@ -9,7 +9,7 @@ STEP = {'step', 'mesh'}
 WORLD = {'data', 'checkpoint', 'metrics', 'config'}
 TOP = {'evaluate', 'train'}
 ALLOWED = {
-    **dict.fromkeys(PURE, set()),
+    **dict.fromkeys(PURE, frozenset()),
     **dict.fromkeys(STEP, PURE | STEP),
     **dict.fromkeys(WORLD, PURE | WORLD),
     **dict.fromkeys(TOP, PURE | STEP | WORLD | TOP),

@@ -11,7 +11,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def main(*arguments, timeout=300):
     return subprocess.run(
-        [sys.executable, 'main.py', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, 'main.py', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -32,7 +37,7 @@ def test_help_helps():
     [
         (['--config.model.widht=0.5'], 'Did you mean "width"'),
         (['--config.train.epochs=many'], 'train.epochs'),
-        (['--config.method=ancorr'], "error: method must be one of"),
+        (['--config.method=ancorr'], 'error: method must be one of'),
         (['--config.model.head=none'], 'has no class logits'),
         (['--config.data.name=no_such_set'], "error: no data set 'no_such_set'"),
         (['--mode=evaluate'], 'should be one of'),

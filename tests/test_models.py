@@ -118,7 +118,12 @@ def train_pass(tag):
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (gradient, dx), (features, changed) = run(variables['params'], nhwc(images))
-    return features, torch_weights.state_dict({'params': gradient}), nchw(dx), torch_weights.state_dict(changed)
+    return (
+        features,
+        torch_weights.state_dict({'params': gradient}),
+        nchw(dx),
+        torch_weights.state_dict(changed),
+    )
 
 
 @pytest.mark.parametrize('tag', BACKBONES)
@@ -374,7 +379,12 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
         @jax.jit
         def run(variables, network=network):
             return network.apply(
-                variables, IMAGES, train=True, step=100_000, mutable=['batch_stats'], rngs={'dropout': jax.random.key(5)}
+                variables,
+                IMAGES,
+                train=True,
+                step=100_000,
+                mutable=['batch_stats'],
+                rngs={'dropout': jax.random.key(5)},
             )
 
         outputs[dtype], changed = run(small_variables())

@@ -27,15 +27,12 @@ class TinyBackbone(nn.Module):
     @nn.compact
     def __call__(self, images, *, train, step=0):
         del step
-        norm = functools.partial(
-            models.BatchNorm, groups=self.bn_groups, sync=self.bn_sync, axis_name=self.axis_name
-        )
+        norm = functools.partial(models.BatchNorm, groups=self.bn_groups, sync=self.bn_sync, axis_name=self.axis_name)
         x = nn.Conv(8, (3, 3), padding=1, use_bias=False, name='conv1')(images)
         x = nn.relu(norm(name='bn1')(x, train=train))
         x = nn.max_pool(x, (2, 2), (2, 2))
         x = nn.Conv(16, (3, 3), padding=1, use_bias=False, name='conv2')(x)
-        x = nn.relu(norm(name='bn2')(x, train=train))
-        return x
+        return nn.relu(norm(name='bn2')(x, train=train))
 
 
 def make_recipe(method='ancor', bn_groups=1, bn_sync=False, axis_name=None, shuffle_keys=False, **changes):
@@ -68,7 +65,11 @@ def dense(weight, bias):
 def backbone_params(at):
     """`at(name)` gives the reference's array of that name."""
     norms = {n: {'scale': jnp.asarray(at(f'{n}.weight')), 'bias': jnp.asarray(at(f'{n}.bias'))} for n in ('bn1', 'bn2')}
-    return {'conv1': {'kernel': conv(at('conv1.weight'))}, 'conv2': {'kernel': conv(at('conv2.weight'))}, **norms}
+    return {
+        'conv1': {'kernel': conv(at('conv1.weight'))},
+        'conv2': {'kernel': conv(at('conv2.weight'))},
+        **norms,
+    }
 
 
 def query_params(at):
@@ -242,7 +243,8 @@ def test_resident_steps_on_eight_devices_equal_one():
     """Gather, views, several steps in a dispatch: the same loss curve on 1 and 8 devices, statistics synchronised."""
     rng = np.random.default_rng(0)
     samples = step.Samples(
-        jnp.asarray(rng.integers(0, 256, (64, 12, 12, 3), np.uint8)), jnp.asarray(rng.integers(0, 4, 64, np.int32))
+        jnp.asarray(rng.integers(0, 256, (64, 12, 12, 3), np.uint8)),
+        jnp.asarray(rng.integers(0, 4, 64, np.int32)),
     )
     indices = rng.integers(0, 64, (6, 32)).astype(np.int32)
     views = augment.Recipe(size=12, jitter=(0.4, 0.4, 0.4, 0.1), grey_probability=0.2)

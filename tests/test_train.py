@@ -119,7 +119,7 @@ def test_a_finished_run_is_only_evaluated_again(finished, capsys):
 
 
 def test_evaluation_mode_takes_other_settings(finished):
-    config, directory, _ = finished
+    _, directory, _ = finished
     other = small(eval__every_epochs=1, eval__shots=2, eval__protocols=('intra',), eval__checkpoint='best')
     (result,) = train.evaluate_checkpoint(other, directory)
     assert (result.protocol, result.shots, result.ways) == ('intra', 2, (3, 4))
@@ -129,7 +129,7 @@ def test_evaluation_mode_takes_other_settings(finished):
 
 
 def test_another_configuration_in_the_same_directory_is_refused(finished):
-    config, directory, _ = finished
+    _, directory, _ = finished
     for changes, field in [({'model__width': 0.25}, 'model.width'), ({'method': 'moco'}, 'method')]:
         with pytest.raises(ConfigError, match=f'holds a run with {field}='):
             train.train(small(eval__every_epochs=1, **changes), directory)
@@ -137,7 +137,9 @@ def test_another_configuration_in_the_same_directory_is_refused(finished):
             train.evaluate_checkpoint(small(eval__every_epochs=1, **changes), directory)
 
 
-@pytest.mark.parametrize('method', ['ancor_no_projection', 'ancor_all_classes', 'moco_coarse', 'moco', 'coarse', 'fine'])
+@pytest.mark.parametrize(
+    'method', ['ancor_no_projection', 'ancor_all_classes', 'moco_coarse', 'moco', 'coarse', 'fine']
+)
 def test_every_method_runs(method, tmp_path):
     config = small(method=method, train__epochs=1, eval__protocols=('allway',))
     (result,) = train.train(config, tmp_path / 'run')
@@ -201,17 +203,13 @@ def test_imagenet_recipe_builds_its_model_and_step():
     size = config.views.size
 
     def initial():
-        return step.create_state(
-            jax.random.key(0), plan.recipe, (size, size, 3), plan.queue_size, plan.queue_dtype
-        )
+        return step.create_state(jax.random.key(0), plan.recipe, (size, size, 3), plan.queue_size, plan.queue_dtype)
 
     state = jax.eval_shape(initial)
     assert state.queue.keys.shape == (17, 65536, 128)
     assert plan.steps_per_epoch == 345
     steps = mesh.map_resident_steps(mesh.make_mesh(4), plan.recipe, plan.views)
-    samples = step.Samples(
-        jax.ShapeDtypeStruct((512, 256, 256, 3), np.uint8), jax.ShapeDtypeStruct((512,), np.int32)
-    )
+    samples = step.Samples(jax.ShapeDtypeStruct((512, 256, 256, 3), np.uint8), jax.ShapeDtypeStruct((512,), np.int32))
     indices = jax.ShapeDtypeStruct((2, config.train.batch_size), np.int32)
     lowered = steps.lower(state, samples, indices, jax.eval_shape(lambda: jax.random.key(0)))
     new_state, metrics = lowered.out_info
@@ -244,5 +242,9 @@ def test_table_is_markdown():
     ]
     lines = evaluate.table(rows).splitlines()
     assert len(lines) == 4
-    assert lines[2].split('|')[1:4] == [' 5-way 1-shot                 ', ' 71.23 ± 0.46        ', ' 60.00 ± 0.50        ']
+    assert lines[2].split('|')[1:4] == [
+        ' 5-way 1-shot                 ',
+        ' 71.23 ± 0.46        ',
+        ' 60.00 ± 0.50        ',
+    ]
     assert 'intra-class (3–4-way) 1-shot' in lines[3]

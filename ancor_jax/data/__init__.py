@@ -47,12 +47,11 @@ def _tfds(settings: Data) -> Dataset:
 
 
 def _imagenet(settings: Data) -> Dataset:
-    # With the coarse classes of BREEDS it is far larger than a device's memory: see the message.
+    # Nobody may hand it out, and TFDS knows it without coarse labels.
     raise DataError(
-        f'no ImageNet in the form that this version reads was found in {settings.dir or "~/tensorflow_datasets"}: get '
-        'ILSVRC2012 from image-net.org, write the classes of your BREEDS split as a TFDS data set in ArrayRecord format '
-        'with image, label and coarse_label, and give --config.data.name=YOUR_SET --config.data.dir=DIRECTORY '
-        '--config.data.image_size=256.'
+        f'no ImageNet with coarse labels in {settings.dir or "~/tensorflow_datasets"}: get ILSVRC2012 from image-net.org, '
+        'write it as a TFDS data set (ArrayRecord) with the features image, label and coarse_label, and give '
+        '--config.data.name=ITS_NAME --config.data.dir=DIRECTORY --config.data.image_size=256.'
     )
 
 

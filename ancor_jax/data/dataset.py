@@ -77,9 +77,7 @@ def validate(dataset: Dataset) -> None:
     num_coarse, num_fine = len(dataset.coarse_names), len(dataset.fine_names)
     if num_coarse < 2:
         only = f' ({dataset.coarse_names[0]!r})' if num_coarse else ''
-        raise DataError(
-            f'{name} has {num_coarse} coarse class{only}; give data with at least two coarse classes'
-        )
+        raise DataError(f'{name} has {num_coarse} coarse class{only}; give data with at least two coarse classes')
     for split_name, split in (('train', dataset.train), ('test', dataset.test)):
         _validate_split(f'{name}, {split_name} split', split, num_coarse, num_fine)
     if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
@@ -89,13 +87,9 @@ def validate(dataset: Dataset) -> None:
         )
     mapping = dataset.coarse_of_fine
     if mapping.shape != (num_fine,) or mapping.dtype != np.int32:
-        raise DataError(
-            f'{name}: coarse_of_fine is {mapping.dtype} {mapping.shape}; give int32 ({num_fine},)'
-        )
+        raise DataError(f'{name}: coarse_of_fine is {mapping.dtype} {mapping.shape}; give int32 ({num_fine},)')
     if mapping.min() < 0 or mapping.max() >= num_coarse:
-        raise DataError(
-            f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; mend the mapping'
-        )
+        raise DataError(f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; mend the mapping')
     for split_name, split in (('train', dataset.train), ('test', dataset.test)):
         wrong = np.flatnonzero(mapping[split.fine] != split.coarse)
         if wrong.size:
@@ -120,9 +114,7 @@ def _validate_split(where: str, split: Split, num_coarse: int, num_fine: int) ->
         raise DataError(f'{where} is empty; name a split that has images')
     for kind, labels, classes in (('coarse', split.coarse, num_coarse), ('fine', split.fine, num_fine)):
         if labels.shape != (len(images),) or labels.dtype != np.int32:
-            raise DataError(
-                f'{where}: {kind} labels are {labels.dtype} {labels.shape}; give int32 ({len(images)},)'
-            )
+            raise DataError(f'{where}: {kind} labels are {labels.dtype} {labels.shape}; give int32 ({len(images)},)')
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(
                 f'{where}: {kind} labels go from {labels.min()} to {labels.max()} but there are {classes} '
@@ -151,9 +143,7 @@ def derive_coarse_of_fine(
     for kind, labels, names in (('fine', fine, fine_names), ('coarse', coarse, coarse_names)):
         if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
             bad = labels[(labels < 0) | (labels >= len(names))][0]
-            raise DataError(
-                f'{where}: {kind} label {bad} has no name among {len(names)} classes; mend the labels'
-            )
+            raise DataError(f'{where}: {kind} label {bad} has no name among {len(names)} classes; mend the labels')
     pairs = np.unique(np.stack([fine, coarse], axis=1), axis=0)
     mapping = np.full(len(fine_names), -1, np.int32)
     for f, c in pairs:

@@ -24,9 +24,7 @@ def load(image_size: int = DEFAULT_SIZE) -> Dataset:
     from sklearn.datasets import load_digits
 
     if image_size < 1:
-        raise DataError(
-            f'image_size is {image_size}; give the side of the digit images in pixels, for example 16'
-        )
+        raise DataError(f'image_size is {image_size}; give the side of the digit images in pixels, for example 16')
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     if image_size != grey.shape[1]:

@@ -96,9 +96,7 @@ def _image_key(name: str, features: Any) -> str:
     if 'image' in keys:
         return 'image'
     if len(keys) != 1:
-        raise DataError(
-            f'{name} has {len(keys)} image features {keys}; choose a data set with one, or one named image'
-        )
+        raise DataError(f'{name} has {len(keys)} image features {keys}; choose a data set with one, or one named image')
     return str(keys[0])
 
 
@@ -107,9 +105,7 @@ def _class_names(name: str, features: Any, key: str, option: str) -> tuple[str, 
 
     labels = [k for k, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     if key not in labels:
-        raise DataError(
-            f'{name} has no class label {key!r}; set {option} to one of its class labels {labels}'
-        )
+        raise DataError(f'{name} has no class label {key!r}; set {option} to one of its class labels {labels}')
     return tuple(features[key].names)
 
 
@@ -122,9 +118,7 @@ def _source(builder: Any, name: str, split: str, image_key: str) -> Any:
         known = ', '.join(builder.info.splits)
         raise DataError(f'{name} has no split {split!r}; its splits are: {known}') from error
     except (OSError, NotImplementedError) as error:
-        raise DataError(
-            _how_to_prepare(name, str(builder.data_dir), f'split {split!r} cannot be read')
-        ) from error
+        raise DataError(_how_to_prepare(name, str(builder.data_dir), f'split {split!r} cannot be read')) from error
 
 
 def _decode_all(
@@ -169,9 +163,7 @@ def _run_in_threads(work: Callable[[int], int], starts: Iterable[int], total: in
             for _ in done:
                 pass
             return
-        with tqdm(
-            total=total, desc=title, unit='img', disable=None, leave=False
-        ) as bar:  # quiet off a terminal
+        with tqdm(total=total, desc=title, unit='img', disable=None, leave=False) as bar:  # quiet off a terminal
             for count in done:
                 bar.update(count)
 
