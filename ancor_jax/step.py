@@ -181,7 +181,7 @@ def resident_steps(
     Returns:
         The state after S steps and metrics [S], among them 'step', the number of steps done before each.
     """
-    data_rng, step_rng = jax.random.split(rng)
+    data_rng, step_rng = jax.random.fold_in(rng, 0), jax.random.fold_in(rng, 1)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * indices.shape[1]
     # The place in the global batch seeds a sample's views: they do not depend on the number of devices.
     sample_index = first + jnp.arange(indices.shape[1], dtype=jnp.int32)

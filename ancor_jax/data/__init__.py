@@ -49,8 +49,8 @@ def _tfds(settings: Data) -> Dataset:
 def _imagenet(settings: Data) -> Dataset:
     # Nobody may hand it out, and TFDS knows it without coarse labels.
     raise DataError(
-        f'no ImageNet with coarse labels in {settings.dir or "~/tensorflow_datasets"}: get ILSVRC2012 from image-net.org, '
-        'write it as a TFDS data set (ArrayRecord) with the features image, label and coarse_label, and give '
+        f'no ImageNet with coarse labels in {settings.dir or "~/tensorflow_datasets"}: get ILSVRC from image-net.org, '
+        'write it as a TFDS data set (ArrayRecord) with features image, label and coarse_label, and give '
         '--config.data.name=ITS_NAME --config.data.dir=DIRECTORY --config.data.image_size=256.'
     )
 
