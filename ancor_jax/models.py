@@ -338,7 +338,7 @@ class Network(nn.Module):
     """Backbone B, embedder E and coarse classifier C.
 
     Heads: 'seq': e = E(B(x)), logits = C(relu(e)); 'fork': embedding and logits both from E's hidden layer; 'cls':
-    logits from the hidden layer, no embedding; 'none': embedding only. Parameters: 'backbone', 'hidden' (E's first layer),
+    logits from the hidden layer, no embedding; 'none': embedding only. Parameters: 'backbone', 'hidden' (E's first),
     'embedding' (E's last), 'classifier'. The head computes in float32.
 
     Attributes:

@@ -1,6 +1,16 @@
 """Every test runs on eight virtual CPU devices, and JAX's own strict modes are on."""
 
+import atexit
+import shutil
+import tempfile
+
 import jax
+
+# Many tests run the same small programs: each is compiled once a session, in a directory that goes with it.
+_compiled = tempfile.mkdtemp(prefix='ancor_jax_compiled_')
+atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+jax.config.update('jax_compilation_cache_dir', _compiled)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)

@@ -81,6 +81,12 @@ def test_moco_contrast_equals_reference():
     np.testing.assert_array_equal(correct, logits[:, 0] >= logits[:, 1:].max(1))
 
 
+def test_moco_contrast_of_the_reference_with_class_queues_uses_the_last():
+    q, k, queue, *_ = reference_inputs()
+    loss = losses.contrastive_loss(q, k, queue[-1]).mean()
+    np.testing.assert_allclose(loss, ANGULAR['cst_all.multi_uses_last.loss'], atol=1e-5)
+
+
 def test_contrast_accuracy_equals_rank_of_the_positive():
     for name, contrast in [
         ('cst_by_class', losses.class_contrast),
@@ -120,6 +126,10 @@ def test_query_near_its_class_weight_in_float64(shift):
         np.testing.assert_allclose(value, NEAR[f'loss_{shift}.f64'], rtol=1e-8)
         expected = NEAR[f'dq_{shift}.f64']
         np.testing.assert_allclose(gradient, expected, atol=1e-8 * np.abs(expected).max())
+        projected = losses.angular_projection(q, weights[labels])
+        np.testing.assert_allclose(projected, NEAR[f'q_ang_{shift}.f64'], atol=1e-8)
+        logits = losses.class_contrastive_logits(q, k, queue, labels, weights)
+        np.testing.assert_allclose(logits, NEAR[f'logits_{shift}.f64'], atol=1e-7)
 
 
 @pytest.mark.parametrize('metric', losses.METRICS)
