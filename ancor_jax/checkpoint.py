@@ -38,10 +38,10 @@ class Checkpoints:
 
     def best_score(self) -> float:
         """The best validation score so far; −∞ before the first."""
-        step = self.step(BEST)
-        if step is None:
-            return -float('inf')
-        return float(self._managers[BEST].metrics(step)['score'])
+        manager = self._managers[BEST]
+        manager.wait_until_finished()  # what is still being written has no readable metrics
+        step = manager.latest_step()
+        return -float('inf') if step is None else float(manager.metrics(step)['score'])
 
     def save_latest(self, step: int, state: Any) -> None:
         self._managers[LATEST].save(step, args=ocp.args.StandardSave(state))

@@ -93,47 +93,52 @@ def evaluate(
     Raises:
         ValueError: a class has too few images for an episode.
     """
-    plain = _Features(extract, split.images, settings.batch_size, shown, 'query features')
-    queries = plain.of(np.arange(len(split.images)))
-    varied = _Features(extract, split.images, settings.batch_size, shown, 'support features')
+    chosen = protocols or settings.protocols
+    drawn = [_episodes(protocol, split, settings, episodes or settings.episodes) for protocol in chosen]
+    copies = [
+        _support_copies(drawn[i], split.images.shape[1:3], settings, np.random.default_rng([settings.seed, i]))
+        for i in range(len(chosen))
+    ]
+    distinct, row = np.unique(np.concatenate(copies), axis=0, return_inverse=True)
+    rows = np.split(row.ravel(), np.cumsum([len(some) for some in copies])[:-1])
+    everything = np.arange(len(split.images))
+    queries = _features(extract, split.images, everything, None, settings.batch_size, 'query features', shown)
+    supports = _features(
+        extract, split.images, distinct[:, 0], distinct[:, 1:], settings.batch_size, 'support features', shown
+    )
     results = []
-    for number, protocol in enumerate(protocols or settings.protocols):
-        chosen = fewshot.episodes(
-            settings.seed,
-            split.fine,
-            protocol=protocol,
-            ways=settings.ways,
-            shots=settings.shots,
-            queries=settings.queries,
-            num_episodes=episodes or settings.episodes,
-            coarse_labels=split.coarse,
-        )
-        supports = _support_copies(
-            chosen, split.images.shape[1:3], settings, np.random.default_rng([settings.seed, number])
-        )
-        features, places = varied.of_variants(*supports)
+    for protocol, its_episodes, its_rows in zip(chosen, drawn, rows, strict=True):
+        ways = [len(episode.classes) for episode in its_episodes]
         for classifier in classifiers or settings.classifiers:
-            accuracies = _accuracies(classifier, chosen, features, places, queries, settings.support_copies, shown)
+            accuracies = _accuracies(
+                classifier, its_episodes, supports, its_rows, queries, settings.support_copies, shown
+            )
             mean, interval = fewshot.mean_and_interval(accuracies)
-            ways = [len(episode.classes) for episode in chosen]
             results.append(
                 Result(
-                    protocol,
-                    classifier,
-                    (min(ways), max(ways)),
-                    settings.shots,
-                    100 * mean,
-                    100 * interval,
-                    accuracies,
+                    protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies
                 )
             )
     return results
 
 
+def _episodes(protocol: str, split: Split, settings: Eval, count: int) -> list[fewshot.Episode]:
+    return fewshot.episodes(
+        settings.seed,
+        split.fine,
+        protocol=protocol,
+        ways=settings.ways,
+        shots=settings.shots,
+        queries=settings.queries,
+        num_episodes=count,
+        coarse_labels=split.coarse,
+    )
+
+
 def _support_copies(
     episodes: Sequence[fewshot.Episode], image_size: tuple[int, int], settings: Eval, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every augmented copy of every support of every episode, in order: image indices [T] and variants [T, 3]."""
+) -> np.ndarray:
+    """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant."""
     indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
     height, width = image_size
     if settings.resize:
@@ -141,22 +146,23 @@ def _support_copies(
         height, width = int(settings.resize * height / short), int(settings.resize * width / short)
     size = settings.crop or min(height, width)
     margin = (height + 2 * settings.support_padding - size, width + 2 * settings.support_padding - size)
-    return indices, augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
+    variants = augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
+    return np.concatenate([indices[:, None], variants], axis=1)
 
 
 def _accuracies(
     classifier: str,
     episodes: Sequence[fewshot.Episode],
     support_features: np.ndarray,
-    support_places: np.ndarray,
+    support_rows: np.ndarray,
     query_features: np.ndarray,
     copies: int,
     shown: bool,
 ) -> np.ndarray:
-    """Accuracy of each episode [E]. `support_places` [T] says which row of the features each support copy has."""
+    """Accuracy of each episode [E]. `support_rows` [T] says which row of the features each support copy has."""
     sizes = [episode.support.size * copies for episode in episodes]
     ends = np.cumsum(sizes)
-    places = [support_places[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    rows = [support_rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     accuracies = np.zeros(len(episodes))
     with Progress(f'episodes, {classifier}', len(episodes), unit='episodes', shown=shown) as progress:
         # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
@@ -164,7 +170,7 @@ def _accuracies(
             same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
             per_episode = (sizes[same[0]] + episodes[same[0]].query.size) * query_features.shape[1] * 4
             for chunk in np.array_split(same, math.ceil(len(same) * per_episode / _CHUNK_BYTES)):
-                support = support_features[np.stack([places[i] for i in chunk])]
+                support = support_features[np.stack([rows[i] for i in chunk])]
                 query = query_features[np.stack([episodes[i].query.ravel() for i in chunk])]
                 support_labels = np.repeat(np.arange(ways, dtype=np.int32), support.shape[1] // ways)
                 query_labels = np.repeat(np.arange(ways, dtype=np.int32), query.shape[1] // ways)
@@ -174,48 +180,28 @@ def _accuracies(
     return accuracies
 
 
-@dataclasses.dataclass
-class _Features:
-    """Features in batches of one size (so that one program is compiled), each distinct input once."""
-
-    extract: Extractor
-    images: np.ndarray
-    batch_size: int
-    shown: bool
-    title: str
-    known: dict[int, int] = dataclasses.field(default_factory=dict)  # distinct (image, variant) → row of `rows`
-    rows: list[np.ndarray] = dataclasses.field(default_factory=list)
-
-    def of(self, indices: np.ndarray, variants: np.ndarray | None = None) -> np.ndarray:
-        """[n, d] of these images, in their variants."""
-        batch = min(self.batch_size, len(indices))
-        parts = []
-        with Progress(self.title, len(indices), unit='images', shown=self.shown) as progress:
-            for start in range(0, len(indices), batch):
-                # The last batch is filled up with repetitions of its first image.
-                chosen = np.arange(start, start + batch)
-                count = min(batch, len(indices) - start)
-                chosen[count:] = start
-                part = self.extract(self.images[indices[chosen]], None if variants is None else variants[chosen])
-                parts.append(np.asarray(part)[:count])
-                progress.update(count)
-        return np.concatenate(parts)
-
-    def of_variants(self, indices: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the distinct pairs seen so far [U, d], and for each pair asked for its row there [T]."""
-        sides = [len(self.images), *(variants.max(axis=0) + 1)]
-        # One number for each pair, the same in every call: offsets are far below 2**14.
-        codes = ((indices.astype(np.int64) << 14 | variants[:, 0]) << 14 | variants[:, 1]) << 1 | variants[:, 2]
-        if max(sides[1:3]) > 2**14:
-            raise ValueError(f'support offsets reach {max(sides[1:3])} pixels; at most {2**14} are supported.')
-        distinct, first = np.unique(codes, return_index=True)
-        new = np.array([code not in self.known for code in distinct.tolist()])
-        if new.any():
-            self.rows.append(self.of(indices[first[new]], variants[first[new]]))
-            for code in distinct[new].tolist():
-                self.known[code] = len(self.known)
-        features = np.concatenate(self.rows)
-        return features, np.array([self.known[code] for code in codes.tolist()])
+def _features(
+    extract: Extractor,
+    images: np.ndarray,
+    indices: np.ndarray,
+    variants: np.ndarray | None,
+    batch_size: int,
+    name: str,
+    shown: bool,
+) -> np.ndarray:
+    """[n, d] of these images, in their variants; in batches of one size, so that one program is compiled."""
+    batch = min(batch_size, len(indices))
+    parts = []
+    with Progress(name, len(indices), unit='images', shown=shown) as progress:
+        for start in range(0, len(indices), batch):
+            # The last batch is filled up with repetitions of its first image.
+            chosen = np.arange(start, start + batch)
+            count = min(batch, len(indices) - start)
+            chosen[count:] = start
+            part = extract(images[indices[chosen]], None if variants is None else variants[chosen])
+            parts.append(np.asarray(part)[:count])
+            progress.update(count)
+    return np.concatenate(parts)
 
 
 def title(result: Result) -> str:

@@ -40,7 +40,7 @@ def experiment(variant: str = 'full') -> Config:
         config.contrast.target_momentum = 0.99
         config.optim.schedule = 'cosine'
         config.optim.learning_rate = 0.1
-        config.train.epochs = 5
+        config.train.epochs = 3
         config.eval.every_epochs = 0
     elif variant != 'full':
         raise ConfigError(

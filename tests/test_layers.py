@@ -15,7 +15,18 @@ ALLOWED = {
     **dict.fromkeys(TOP, PURE | STEP | WORLD | TOP),
 }
 # What a pure module may import at its top: arrays and layers, nothing of the outside world.
-PURE_PACKAGES = {'jax', 'flax', 'optax', 'numpy', 'typing', 'collections', 'functools', 'math', 'dataclasses'}
+PURE_PACKAGES = {
+    'jax',
+    'flax',
+    'optax',
+    'numpy',
+    'typing',
+    'collections',
+    'functools',
+    'itertools',
+    'math',
+    'dataclasses',
+}
 
 
 def imports(path: pathlib.Path, top_only: bool = False):

@@ -15,6 +15,8 @@ from ancor_jax import losses, models
 from tests import golden, torch_weights
 from tests.golden import weights
 
+# Compiling takes most of the time here, so the machine code is left unoptimised.
+quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 FOUR_DEVICES = jax.sharding.Mesh(jax.devices()[:4], ('data',))
 BACKBONES = {'r12': ('resnet12', 20, models.ResNet12Block), 'r50': ('resnet50', 17, models.ResidualBlock)}
 
@@ -67,7 +69,7 @@ def test_eval_equals_reference(tag):
     stored, backbone, variables = reference(tag)
     _, num_classes, block = BACKBONES[tag]
 
-    @jax.jit
+    @quick_jit
     def run(variables, images):
         return backbone.apply(
             variables,
@@ -99,7 +101,7 @@ def test_resnet12_at_84_equals_reference():
     stored, backbone, variables = reference('r12')
     network = models.Network(backbone, head='none', num_classes=1)
     nested = {name: {'backbone': tree} for name, tree in variables.items()}
-    features = jax.jit(network.features)(nested, nhwc(weights.images('input84', 1, 84)))
+    features = quick_jit(network.features)(nested, nhwc(weights.images('input84', 1, 84)))
     assert_near(features, stored['r12_84.eval.feat'], 2e-5)
 
 
@@ -138,7 +140,8 @@ def train_pass(tag, dtype):
         features = out.mean((1, 2))
         return jnp.sum(features * cotangent), (features, changed)
 
-    run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    jit = quick_jit if dtype == jnp.float32 else jax.jit  # float64 convolutions are compiled, not library calls
+    run = jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (gradient, dx), (features, changed) = run(variables['params'], images)
     by_name = torch_weights.state_dict
     return TrainPass(np.asarray(features), by_name({'params': gradient}), nchw(dx), by_name(changed))
@@ -289,7 +292,7 @@ def test_heads_equal_reference(case):
         total = classification + losses.cross_entropy(logits, jnp.zeros_like(labels)).mean()
         return total, (outputs, classification, logits)
 
-    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    run = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     (total, (outputs, classification, logits)), (gradient, feature_gradient) = run(variables, as_images(query))
     close(outputs.features, query)
     close(outputs.embedding, HEADS[f'{case}.emb'])
@@ -372,7 +375,7 @@ IMAGES = nhwc(weights.images('small', 4, 32))
 
 @functools.cache
 def small_variables():
-    return jax.jit(functools.partial(small().init, train=False))(jax.random.key(3, impl='rbg'), IMAGES)
+    return quick_jit(functools.partial(small().init, train=False))(jax.random.key(3, impl='rbg'), IMAGES)
 
 
 def test_initialisation():
@@ -411,7 +414,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
     for dtype in (jnp.float32, jnp.bfloat16):
         network = small(dtype)
 
-        @jax.jit
+        @quick_jit
         def run(variables, network=network):
             return network.apply(
                 variables,
@@ -437,9 +440,9 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
 def test_features_and_map_without_a_head():
     network, variables = small(), small_variables()
     backbone_only = {name: {'backbone': tree['backbone']} for name, tree in variables.items()}
-    run = jax.jit(functools.partial(network.apply, train=False))
+    run = quick_jit(functools.partial(network.apply, train=False))
     outputs = run(variables, IMAGES)
-    feature_map = jax.jit(network.feature_map)(backbone_only, IMAGES)
+    feature_map = quick_jit(network.feature_map)(backbone_only, IMAGES)
     assert feature_map.shape == (4, 2, 2, 160)
     np.testing.assert_allclose(feature_map.mean((1, 2)), outputs.features, rtol=1e-5, atol=1e-6)
 
@@ -472,7 +475,7 @@ def norm_pass(x, cotangent, axis=None, **options):
 def on_four_devices(**options):
     run = functools.partial(norm_pass, axis='data', **options)
     specs = {'in_specs': (P('data'), P('data')), 'out_specs': (P('data'), P())}
-    return jax.jit(jax.shard_map(run, mesh=FOUR_DEVICES, **specs))(X, COTANGENT)
+    return quick_jit(jax.shard_map(run, mesh=FOUR_DEVICES, **specs))(X, COTANGENT)
 
 
 def assert_trees_close(actual, expected, tolerance=1e-5):
@@ -481,12 +484,12 @@ def assert_trees_close(actual, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize('groups', [1, 2])
 def test_ghost_groups_equal_devices(groups):
-    whole = jax.jit(functools.partial(norm_pass, groups=4 * groups))(X, COTANGENT)
+    whole = quick_jit(functools.partial(norm_pass, groups=4 * groups))(X, COTANGENT)
     assert_trees_close(on_four_devices(groups=groups), whole)
 
 
 def test_synchronised_devices_equal_the_whole_batch():
-    whole = jax.jit(norm_pass)(X, COTANGENT)
+    whole = quick_jit(norm_pass)(X, COTANGENT)
     assert_trees_close(on_four_devices(sync=True), whole)
     (local, _), _ = on_four_devices()
     assert np.abs(local - whole[0][0]).max() > 0.05
@@ -563,49 +566,52 @@ def run_drop(x, axis=None, rate=0.1, block_size=0, step=RAMPED, seed=0, train=Tr
     return drop.apply({}, x, train=train, step=jnp.int32(step), rngs={'dropout': jax.random.key(seed)})
 
 
+jit_drop = quick_jit(run_drop, static_argnames=('rate', 'block_size', 'seed', 'train'))
+
+
 @pytest.mark.parametrize('block_size', [0, 3])
 def test_dropping_does_not_depend_on_the_number_of_devices(block_size):
     x = jax.random.normal(jax.random.key(20), (8, 6, 6, 5))
-    one = run_drop(x, rate=0.3, block_size=block_size)
+    one = jit_drop(x, rate=0.3, block_size=block_size)
     run = functools.partial(run_drop, axis='data', rate=0.3, block_size=block_size)
-    four = jax.jit(jax.shard_map(run, mesh=FOUR_DEVICES, in_specs=P('data'), out_specs=P('data')))(x)
+    four = quick_jit(jax.shard_map(run, mesh=FOUR_DEVICES, in_specs=P('data'), out_specs=P('data')))(x)
     np.testing.assert_allclose(four, one, rtol=1e-6)
     dropped = np.asarray(one) == 0
     assert dropped.any(axis=(1, 2, 3)).all()
     assert all((dropped[0] != other).any() for other in dropped[1:])
-    assert (dropped != (np.asarray(run_drop(x, rate=0.3, block_size=block_size, seed=1)) == 0)).any()
+    assert (dropped != (np.asarray(jit_drop(x, rate=0.3, block_size=block_size, seed=1)) == 0)).any()
 
 
 def test_dropout_rate():
-    y = np.asarray(run_drop(jnp.ones((8, 16, 16, 32)), rate=0.1))
+    y = np.asarray(jit_drop(jnp.ones((8, 16, 16, 32)), rate=0.1))
     assert np.unique(y).tolist() == [0.0, np.float32(1 / 0.9)]
     assert abs((y == 0).mean() - 0.1) < 4 * math.sqrt(0.1 * 0.9 / y.size)
 
 
 def test_drop_block_rate():
     rows, size, channels, block = 16, 10, 64, 5
-    y = np.asarray(run_drop(jnp.ones((rows, size, size, channels)), rate=0.1, block_size=block))
+    y = np.asarray(jit_drop(jnp.ones((rows, size, size, channels)), rate=0.1, block_size=block))
     np.testing.assert_allclose(y.mean(), 1, rtol=1e-5)  # what stays makes up for what goes
     # (4, 4), in the middle, goes when any of 25 starts is drawn: independent over images and channels.
     gamma = 0.1 / block**2 * (size / (size - block + 1)) ** 2
     expected = 1 - (1 - gamma) ** 25
     spread = math.sqrt(expected * (1 - expected) / (rows * channels))
     assert abs((y[:, 4, 4] == 0).mean() - expected) < 4 * spread
-    start = np.asarray(run_drop(jnp.ones((rows, size, size, channels)), rate=0.1, block_size=block, step=0))
+    start = np.asarray(jit_drop(jnp.ones((rows, size, size, channels)), rate=0.1, block_size=block, step=0))
     assert (start == 0).mean() < 0.001
 
 
 def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
     x = jax.random.normal(jax.random.key(21), (4, 4, 4, 3))
     for block_size in (0, 2):
-        np.testing.assert_array_equal(run_drop(x, rate=0.9, block_size=block_size, train=False), x)
-        np.testing.assert_array_equal(run_drop(x, rate=0.0, block_size=block_size), x)
-        assert (run_drop(x, rate=0.9, block_size=block_size) != x).any()
+        np.testing.assert_array_equal(jit_drop(x, rate=0.9, block_size=block_size, train=False), x)
+        np.testing.assert_array_equal(jit_drop(x, rate=0.0, block_size=block_size), x)
+        assert (jit_drop(x, rate=0.9, block_size=block_size) != x).any()
 
 
 def test_block_is_clamped_to_the_feature_map():
     x = jnp.ones((64, 2, 2, 8))
-    dropped = np.asarray(run_drop(x, rate=0.3, block_size=5)) == 0
+    dropped = np.asarray(jit_drop(x, rate=0.3, block_size=5)) == 0
     whole = dropped.all(axis=(1, 2))
     np.testing.assert_array_equal(whole, dropped.any(axis=(1, 2)))  # a block of 2 is the whole map
     assert abs(whole.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / whole.size)
@@ -628,7 +634,7 @@ def test_resnet12_drops_the_same_on_any_number_of_devices():
         )
         return out
 
-    one = jax.jit(functools.partial(run, groups=4))(images)
+    one = quick_jit(functools.partial(run, groups=4))(images)
     split = functools.partial(run, axis='data')
-    four = jax.jit(jax.shard_map(split, mesh=FOUR_DEVICES, in_specs=P('data'), out_specs=P('data')))(images)
+    four = quick_jit(jax.shard_map(split, mesh=FOUR_DEVICES, in_specs=P('data'), out_specs=P('data')))(images)
     assert_near(four, one, 1e-4)
