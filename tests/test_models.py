@@ -386,6 +386,8 @@ def test_initialisation():
             expected = math.sqrt(2 / (array.shape[0] * array.shape[1] * array.shape[3]))
             assert abs(flat.std() / expected - 1) < 5 / math.sqrt(2 * flat.size)  # 5 standard errors
             assert abs(flat.mean()) < 5 * expected / math.sqrt(flat.size)
+            if flat.size > 1000:  # a truncated normal of this deviation ends at 2.27 of it
+                assert np.abs(flat).max() > 2.5 * expected
         elif name in ('hidden', 'embedding', 'classifier'):
             fan_in = {'hidden': 160, 'embedding': 160, 'classifier': 32}[name]
             relative = flat * math.sqrt(fan_in)
