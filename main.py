@@ -39,8 +39,10 @@ def main(argv: list[str]) -> None:
         directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
         run = {'train': train.train, 'eval': train.evaluate_checkpoint}[_MODE.value]
         run(settings, directory)
-    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError) as error:
+    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError, OSError) as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit(f'stopped; the same command goes on from the last checkpoint in {directory}.')
 
 
 def _parse(argv: list[str]) -> list[str]:

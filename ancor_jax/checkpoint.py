@@ -50,8 +50,7 @@ class Checkpoints:
         """Keeps the state as the best one if its score beats the best so far; says whether it did."""
         if score <= self.best_score():
             return False
-        self._managers[BEST].save(step, args=ocp.args.StandardSave(state), metrics={'score': score})
-        return True
+        return bool(self._managers[BEST].save(step, args=ocp.args.StandardSave(state), metrics={'score': score}))
 
     def restore(self, abstract_state: State, kind: str = LATEST) -> State:
         """The checkpoint of that kind.
@@ -67,13 +66,16 @@ class Checkpoints:
         manager.wait_until_finished()
         step = manager.latest_step()
         if step is None:
-            raise CheckpointError(f'No {kind} checkpoint lies in {self._directory}; train first (--mode=train).')
+            raise CheckpointError(
+                f'No {kind} checkpoint lies in {self._directory}; '
+                + ('train first (--mode=train).' if kind == LATEST else 'train with eval.every_epochs above 0.')
+            )
         try:
             return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(
                 f'The {kind} checkpoint in {self._directory} does not fit the model of this configuration; '
-                f'use the configuration it was trained with, or another --workdir. ({str(error).splitlines()[0]})'
+                f'use the configuration it was trained with, or another --workdir. ({_first_line(error)})'
             ) from error
 
     def close(self) -> None:
@@ -92,3 +94,7 @@ class Checkpoints:
 def abstract(state: State, sharding: jax.sharding.Sharding) -> State:
     """The shapes and dtypes of a state (of arrays or shapes), each array with `sharding`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,9 +7,11 @@ before any work starts.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, cast, get_origin, get_type_hints
 
+from ancor_jax import models, optim
 from ancor_jax.fewshot import METHODS as CLASSIFIERS
 from ancor_jax.fewshot import PROTOCOLS
 from ancor_jax.methods import METHODS
@@ -50,8 +52,8 @@ class Views:
     blur: float = 0.5  # probability of Gaussian blur
     blur_min: float = 0.1  # sigma of the blur, in pixels, at least
     blur_max: float = 2.0  # and at most
-    mean: tuple[float, ...] = (0.4717, 0.4499, 0.3837)  # of the colours on a scale of 0..1; for tests too
-    std: tuple[float, ...] = (0.2600, 0.2516, 0.2575)
+    mean: tuple[float, float, float] = (0.4717, 0.4499, 0.3837)  # of the colours on a scale of 0..1; for tests too
+    std: tuple[float, float, float] = (0.2600, 0.2516, 0.2575)
 
 
 @dataclasses.dataclass(slots=True)
@@ -101,8 +103,8 @@ class Train:
 
     epochs: int = 200
     batch_size: int = 256  # over all devices
-    batch_norm_groups: int = 0  # 0: statistics for each device; 1: synchronised; G: ghost groups, on any devices
-    devices: int = 0  # use this many; 0 is all
+    batch_norm_groups: int = 0  # 0: statistics for each device; 1: synchronised; G: ghost groups, any devices
+    devices: int = 0  # use this many; 0 is all (or as many as divide the ghost groups)
     steps_per_dispatch: int = 0  # steps that one call to the device runs; 0: 20 on accelerators, 1 on CPU
     log_steps: int = 20  # steps between lines of metrics
     tensorboard: bool = True  # write TensorBoard scalars beside metrics.jsonl
@@ -180,14 +182,14 @@ def check(config: Config) -> None:
     _one_of('method', config.method, METHODS)
     if not config.data.name:
         raise ConfigError("data.name is empty; name a data set: 'digits', or one of TFDS.")
-    _one_of('model.head', config.model.head, ('auto', 'seq', 'fork', 'cls', 'none'))
-    _one_of('model.name', config.model.name, ('resnet12', 'resnet18', 'resnet34', 'resnet50', 'resnet101'))
+    _one_of('model.head', config.model.head, ('auto', *models.HEADS))
+    _one_of('model.name', config.model.name, models.NAMES)
     for name, dtype in [
         ('model.dtype', config.model.dtype),
         ('contrast.queue_dtype', config.contrast.queue_dtype),
     ]:
         _one_of(name, dtype, ('float32', 'bfloat16'))
-    _one_of('optim.schedule', config.optim.schedule, ('cosine_restarts', 'cosine', 'steps'))
+    _one_of('optim.schedule', config.optim.schedule, optim.SCHEDULES)
     _one_of('eval.features', config.eval.features, ('backbone', 'embedding'))
     _one_of('eval.checkpoint', config.eval.checkpoint, ('latest', 'best'))
     for protocol in config.eval.protocols:
@@ -210,22 +212,23 @@ def _check_numbers(config: Config) -> None:
         ('contrast.queue_size', config.contrast.queue_size),
         ('optim.learning_rate', config.optim.learning_rate),
         ('optim.cycles', config.optim.cycles),
+        ('optim.decay', config.optim.decay),
         ('train.epochs', config.train.epochs),
         ('train.batch_size', config.train.batch_size),
         ('train.log_steps', config.train.log_steps),
         ('train.checkpoint_epochs', config.train.checkpoint_epochs),
         ('eval.shots', config.eval.shots),
         ('eval.queries', config.eval.queries),
-        ('eval.episodes', config.eval.episodes),
         ('eval.support_copies', config.eval.support_copies),
         ('eval.batch_size', config.eval.batch_size),
-        ('eval.validation_episodes', config.eval.validation_episodes),
         ('views.blur_min', config.views.blur_min),
     ]
     for name, value in positive:
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise ConfigError(f'{name} must be greater than 0, and is {value}.')
     not_negative = [
+        ('seed', config.seed),
+        ('eval.seed', config.eval.seed),
         ('data.image_size', config.data.image_size),
         ('data.train_images', config.data.train_images),
         ('optim.weight_decay', config.optim.weight_decay),
@@ -242,20 +245,29 @@ def _check_numbers(config: Config) -> None:
         ('views.saturation', config.views.saturation),
     ]
     for name, value in not_negative:
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise ConfigError(f'{name} must not be negative, and is {value}.')
     fractions = [
         ('views.flip', config.views.flip),
         ('views.jitter', config.views.jitter),
         ('views.grey', config.views.grey),
         ('views.blur', config.views.blur),
-        ('model.drop_rate', config.model.drop_rate),
         ('contrast.target_momentum', config.contrast.target_momentum),
-        ('optim.momentum', config.optim.momentum),
     ]
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f'{name} must lie in 0..1, and is {value}.')
+    for name, value in [('model.drop_rate', config.model.drop_rate), ('optim.momentum', config.optim.momentum)]:
+        if not 0 <= value < 1:
+            raise ConfigError(f'{name} must lie in 0..1 and below 1, and is {value}.')
+    counts = [
+        ('eval.ways', config.eval.ways),
+        ('eval.episodes', config.eval.episodes),  # an interval needs two
+        ('eval.validation_episodes', config.eval.validation_episodes),
+    ]
+    for name, count in counts:
+        if count < 2:
+            raise ConfigError(f'{name} must be at least 2, and is {count}.')
     if not 0 <= config.views.hue <= 0.5:
         raise ConfigError(f'views.hue must lie in 0..0.5 (half the colour circle), and is {config.views.hue}.')
     for name, values in [('views.mean', config.views.mean), ('views.std', config.views.std)]:
@@ -263,8 +275,6 @@ def _check_numbers(config: Config) -> None:
             raise ConfigError(f'{name} must be three numbers, one a colour, and is {values}.')
     if min(config.views.std) <= 0:
         raise ConfigError(f'views.std must be greater than 0, and is {config.views.std}.')
-    if config.eval.ways < 2:
-        raise ConfigError(f'eval.ways must be at least 2, and is {config.eval.ways}.')
 
 
 def _check_contradictions(config: Config) -> None:
@@ -294,6 +304,10 @@ def _check_contradictions(config: Config) -> None:
         edges = (config.optim.warmup_epochs, *config.optim.milestones)
         if list(edges) != sorted(set(edges)):
             raise ConfigError(f'optim.milestones={config.optim.milestones} must ascend, from after the warm-up.')
+        if edges[-1] >= config.train.epochs:
+            raise ConfigError(
+                f'optim.milestones={config.optim.milestones} reach past train.epochs={config.train.epochs}.'
+            )
     if config.eval.resize and config.eval.crop > config.eval.resize:
         raise ConfigError(f'eval.crop={config.eval.crop} is larger than eval.resize={config.eval.resize}.')
     if config.eval.crop and config.eval.support_padding:

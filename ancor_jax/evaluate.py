@@ -1,6 +1,7 @@
 """Few-shot evaluation of a trained network: features once for each distinct image, then episodes, then the table."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ import jax
 import numpy as np
 
 from ancor_jax import augment, fewshot, models
-from ancor_jax.config import Config, Eval, Views
+from ancor_jax.config import Config, ConfigError, Eval, Views
 from ancor_jax.data.dataset import Split
 from ancor_jax.metrics import Progress
 
 # Of support and query features handed to the classifiers at once.
 _CHUNK_BYTES = 2**28
 
-# (images uint8 [n, H, W, 3], variants int32 [n, 3] or None for the plain test view) → features [n, d]
-Extractor = Callable[[np.ndarray, np.ndarray | None], jax.Array]
+# (variables, images uint8 [n, H, W, 3], variants int32 [n, 3] or None for the plain test view) → features [n, d]
+Extractor = Callable[[Any, np.ndarray, np.ndarray | None], jax.Array]
 
 
 class Result(NamedTuple):
@@ -32,16 +33,16 @@ class Result(NamedTuple):
     accuracies: np.ndarray  # of each episode, 0..1
 
 
-def make_extractor(model: models.Network, params: Any, batch_stats: Any, views: Views, settings: Eval) -> Extractor:
-    """The jitted function from images to L2-normalised features, by running batch statistics.
+def make_extractor(model: models.Network, views: Views, settings: Eval) -> Extractor:
+    """The jitted function from variables and images to L2-normalised features, by running batch statistics.
+
+    Make it once: it is compiled for the plain and for the varied images when it first meets them.
 
     Args:
         model: the network.
-        params, batch_stats: its variables, on the device(s).
         views: for the mean and standard deviation of the colours.
         settings: which features, and how test images are resized, cropped and shifted.
     """
-    mean, std = triple(views.mean), triple(views.std)
 
     def features(variables: Any, pixels: jax.Array) -> jax.Array:
         if settings.features == 'embedding':
@@ -51,28 +52,43 @@ def make_extractor(model: models.Network, params: Any, batch_stats: Any, views: 
 
     @jax.jit
     def plain(variables: Any, images: jax.Array) -> jax.Array:
-        return features(
-            variables,
-            augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop),
-        )
+        pixels = augment.test_view(images, mean=views.mean, std=views.std, resize=settings.resize, crop=settings.crop)
+        return features(variables, pixels)
 
     @jax.jit
     def varied(variables: Any, images: jax.Array, variants: jax.Array) -> jax.Array:
         resized = augment.resize_short(images, settings.resize) if settings.resize else images
         size = settings.crop or min(resized.shape[1:3])
         pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
-        return features(variables, augment.normalize(pixels, mean, std))
+        return features(variables, augment.normalize(pixels, views.mean, views.std))
 
-    variables = {'params': params, 'batch_stats': batch_stats}
-
-    def extract(images: np.ndarray, variants: np.ndarray | None) -> jax.Array:
+    def extract(variables: Any, images: np.ndarray, variants: np.ndarray | None) -> jax.Array:
         return plain(variables, images) if variants is None else varied(variables, images, variants)
 
     return extract
 
 
+def check_episodes(split: Split, settings: Eval) -> None:
+    """Refuses what no episode can be drawn for, before any training.
+
+    Raises:
+        ConfigError: too few classes or images for the episodes, or a crop larger than the images.
+    """
+    try:
+        for protocol in {*settings.protocols, *(('nway',) if settings.every_epochs else ())}:
+            _episodes(protocol, split, settings, count=1)
+    except ValueError as error:
+        raise ConfigError(f'eval: {error}') from error
+    height, width = _resized(split.images.shape[1:3], settings.resize)
+    if settings.crop > min(height, width):
+        raise ConfigError(
+            f'eval.crop={settings.crop} is larger than the test images, {height}×{width} after eval.resize; lower it.'
+        )
+
+
 def evaluate(
     extract: Extractor,
+    variables: Any,
     split: Split,
     settings: Eval,
     *,
@@ -85,6 +101,7 @@ def evaluate(
 
     Args:
         extract: see `make_extractor`.
+        variables: 'params' and 'batch_stats' of the network.
         split: of images that training has not seen.
         settings: the protocol's numbers.
         protocols, classifiers, episodes: in place of those in `settings`.
@@ -92,20 +109,29 @@ def evaluate(
 
     Raises:
         ValueError: a class has too few images for an episode.
+        FloatingPointError: the network gives features that are not finite.
     """
     chosen = protocols or settings.protocols
     drawn = [_episodes(protocol, split, settings, episodes or settings.episodes) for protocol in chosen]
     copies = [
-        _support_copies(drawn[i], split.images.shape[1:3], settings, np.random.default_rng([settings.seed, i]))
-        for i in range(len(chosen))
+        _support_copies(
+            its_episodes,
+            split.images.shape[1:3],
+            settings,
+            np.random.default_rng([settings.seed, fewshot.PROTOCOLS.index(protocol)]),
+        )
+        for protocol, its_episodes in zip(chosen, drawn, strict=True)
     ]
     distinct, row = np.unique(np.concatenate(copies), axis=0, return_inverse=True)
     rows = np.split(row.ravel(), np.cumsum([len(some) for some in copies])[:-1])
     everything = np.arange(len(split.images))
-    queries = _features(extract, split.images, everything, None, settings.batch_size, 'query features', shown)
-    supports = _features(
-        extract, split.images, distinct[:, 0], distinct[:, 1:], settings.batch_size, 'support features', shown
-    )
+
+    def features(name: str, indices: np.ndarray, variants: np.ndarray | None) -> np.ndarray:
+        with_variables = functools.partial(extract, variables)
+        return _features(with_variables, split.images, indices, variants, settings.batch_size, name, shown)
+
+    queries = features('query features', everything, None)
+    supports = features('support features', distinct[:, 0], distinct[:, 1:])
     results = []
     for protocol, its_episodes, its_rows in zip(chosen, drawn, rows, strict=True):
         ways = [len(episode.classes) for episode in its_episodes]
@@ -140,14 +166,17 @@ def _support_copies(
 ) -> np.ndarray:
     """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant."""
     indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
-    height, width = image_size
-    if settings.resize:
-        short = min(height, width)
-        height, width = int(settings.resize * height / short), int(settings.resize * width / short)
+    height, width = _resized(image_size, settings.resize)
     size = settings.crop or min(height, width)
     margin = (height + 2 * settings.support_padding - size, width + 2 * settings.support_padding - size)
     variants = augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
     return np.concatenate([indices[:, None], variants], axis=1)
+
+
+def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
+    height, width = image_size
+    scale = short / min(height, width) if short else 1
+    return int(height * scale), int(width * scale)
 
 
 def _accuracies(
@@ -181,7 +210,7 @@ def _accuracies(
 
 
 def _features(
-    extract: Extractor,
+    extract: Callable[[np.ndarray, np.ndarray | None], jax.Array],
     images: np.ndarray,
     indices: np.ndarray,
     variants: np.ndarray | None,
@@ -201,7 +230,10 @@ def _features(
             part = extract(images[indices[chosen]], None if variants is None else variants[chosen])
             parts.append(np.asarray(part)[:count])
             progress.update(count)
-    return np.concatenate(parts)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
+    return features
 
 
 def title(result: Result) -> str:
@@ -233,10 +265,11 @@ def table(results: Sequence[Result]) -> str:
     return '\n'.join(lines)
 
 
-def as_json(results: Sequence[Result], config: Config, step: int) -> dict[str, Any]:
-    """What `results.json` holds."""
+def as_json(results: Sequence[Result], config: Config, step: int, seconds: float) -> dict[str, Any]:
+    """What `results.json` holds; `seconds` is the time that training took, over all its sessions."""
     return {
         'step': step,
+        'training_seconds': round(seconds, 1),
         'method': config.method,
         'seed': config.seed,
         'eval': dataclasses.asdict(config.eval),
@@ -254,9 +287,3 @@ def as_json(results: Sequence[Result], config: Config, step: int) -> dict[str, A
             for result in results
         ],
     }
-
-
-def triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """Three numbers as the type that says so."""
-    first, second, third = values
-    return first, second, third

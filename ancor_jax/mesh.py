@@ -13,8 +13,12 @@ from ancor_jax import augment, step
 AXIS = 'batch'
 
 
-def make_mesh(num_devices: int = 0) -> Mesh:
-    """A mesh of one axis, `AXIS`, over the first `num_devices` devices (0: all).
+def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
+    """A mesh of one axis, `AXIS`, over the first `num_devices` devices.
+
+    Args:
+        num_devices: 0: all, or where there are more ghost groups than one, as many as divide them.
+        groups: of batch norm, see `statistics_groups`.
 
     Raises:
         ValueError: more devices are asked for than there are.
@@ -22,7 +26,11 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     devices = jax.devices()
     if num_devices > len(devices):
         raise ValueError(f'{num_devices} devices are asked for and {len(devices)} are there; lower train.devices.')
-    devices = devices[: num_devices or len(devices)]
+    if not num_devices:
+        num_devices = len(devices)
+        if groups > 1:
+            num_devices = max(n for n in range(1, min(groups, len(devices)) + 1) if groups % n == 0)
+    devices = devices[:num_devices]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -62,7 +70,7 @@ def statistics_groups(groups: int, num_devices: int, batch_size: int) -> tuple[i
     if total % num_devices:
         raise ValueError(
             f'train.batch_norm_groups={groups} does not divide over {num_devices} devices; '
-            'choose a multiple of the devices, 1 (synchronised) or 0 (one group a device).'
+            'choose a multiple of the devices, 1 (synchronised), 0 (one group a device), or other train.devices.'
         )
     if batch_size % total:
         raise ValueError(f'train.batch_size={batch_size} does not divide into {total} batch-norm groups.')

@@ -15,9 +15,13 @@ PLAIN_LINE_SECONDS = 10.0  # between lines of progress where there is no termina
 class ScalarWriter:
     """Appends scalars to `<directory>/metrics.jsonl` and, when asked, to TensorBoard files beside it."""
 
-    def __init__(self, directory: pathlib.Path, tensorboard: bool) -> None:
+    def __init__(self, directory: pathlib.Path, tensorboard: bool, done: int = 0) -> None:
+        """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._lines = (directory / 'metrics.jsonl').open('a', encoding='utf-8')
+        path = directory / 'metrics.jsonl'
+        kept = [json.dumps(line) + '\n' for line in read_scalars(path) if line['step'] <= done]
+        path.write_text(''.join(kept), encoding='utf-8')
+        self._lines = path.open('a', encoding='utf-8')
         self._board = None
         if tensorboard:
             try:
@@ -27,7 +31,7 @@ class ScalarWriter:
                     'train.tensorboard needs the package tensorboardX; install it, or --config.train.tensorboard=False.'
                 ) from error
 
-            self._board = SummaryWriter(str(directory / 'tensorboard'))
+            self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=done + 1 if done else None)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line {'step': ..., name: value, ...}; the same scalars to TensorBoard."""
@@ -53,10 +57,26 @@ class ScalarWriter:
         self.close()
 
 
+def read_scalars(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl` that are whole; none where there is no file."""
+    lines = []
+    if path.exists():
+        for line in path.read_text(encoding='utf-8').splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:  # torn by a kill
+                continue
+    return lines
+
+
 class Rate:
     """Images a second between one call and the next."""
 
     def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """From now."""
         self._last = time.monotonic()
 
     def update(self, count: int) -> float:

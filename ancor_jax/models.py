@@ -388,7 +388,8 @@ class Network(nn.Module):
         if self.head != 'cls':
             embedding = torch_linear(self.embed_dim, name='embedding')(hidden)
             if self.normalize_embedding:
-                embedding = embedding / jnp.maximum(jnp.linalg.norm(embedding, axis=-1, keepdims=True), 1e-6)
+                squared = jnp.sum(embedding * embedding, axis=-1, keepdims=True)
+                embedding = embedding * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))  # safe gradient at zero
         if self.head == 'none' or not classify:
             return Outputs(features, embedding, None)
         classified = hidden if self.head != 'seq' or embedding is None else embedding

@@ -61,7 +61,7 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None) -> Q
         raise ValueError(f'labels must be one integer a key, {keys.shape[0]}, and are {list(labels.shape)}.')
     one_hot = (labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None]).astype(jnp.int32)
     seen = jnp.cumsum(one_hot, axis=0, dtype=jnp.int32)
-    counts = seen[-1]
+    counts = jnp.sum(one_hot, axis=0, dtype=jnp.int32)
     rank = jnp.take_along_axis(seen, labels[:, None], axis=1)[:, 0] - 1  # keys of the same class before this one
     slot = (queue.pointers[labels] + rank) % size
     # Of more than K keys of a class only the last K survive; sending the others out of range drops their writes, so

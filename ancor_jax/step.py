@@ -261,12 +261,12 @@ def _loss(
             weights = _weights_for_contrast(params, query, negatives, method)
             function = losses.class_contrast if method.contrast == 'class' else losses.all_class_contrast
             contrast = function(query, key, negatives.keys, labels, weights, recipe.temperature, method.metric)
-            if method.metric == 'angular':
-                unit = losses.l2_normalize(query) * losses.l2_normalize(weights[labels])
-                metrics['cosine_to_class_weight'] = jnp.sum(unit, axis=1)
         total = total + contrast.loss
         metrics['contrast_loss'] = contrast.loss
         metrics['contrast_accuracy'] = contrast.correct
+        if method.classification and recipe.model.head == 'seq':
+            own = models.class_weights(params)[labels]
+            metrics['cosine_to_class_weight'] = jnp.sum(losses.l2_normalize(query) * losses.l2_normalize(own), axis=1)
     metrics['loss'] = total
     means = {name: jnp.mean(value.astype(jnp.float32)) for name, value in metrics.items()}
     return jnp.mean(total), jax.lax.stop_gradient(means)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     plan: Plan
     initial_state: Any  # () → TrainState, jitted, on all devices
     abstract_state: Any
+    extract: evaluate.Extractor
 
 
 def plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
@@ -120,8 +122,8 @@ def view_recipe(views: Views) -> augment.Recipe:
     """The static augmentation of the step."""
     recipe = augment.Recipe(
         size=views.size,
-        mean=evaluate.triple(views.mean),
-        std=evaluate.triple(views.std),
+        mean=views.mean,
+        std=views.std,
         crop_scale=(views.crop_min, views.crop_max),
         flip=views.flip,
         jitter=(views.brightness, views.contrast, views.saturation, views.hue),
@@ -135,9 +137,18 @@ def view_recipe(views: Views) -> augment.Recipe:
 
 
 def prepare(config: Config, directory: pathlib.Path) -> Run:
-    """Loads the data and lays out the run, without writing anything."""
-    devices = mesh.make_mesh(config.train.devices)
+    """Loads the data and lays out the run, without writing anything.
+
+    Raises:
+        ConfigError, data.DataError: what is asked for cannot be done.
+    """
+    try:
+        devices = mesh.make_mesh(config.train.devices, config.train.batch_norm_groups)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     dataset = data.load(config.data)
+    evaluate.check_episodes(dataset.test, config.eval)
+    _check_sizes(config, dataset, devices)
     method = METHODS[config.method]
     num_classes = len(dataset.fine_names if method.labels == 'fine' else dataset.coarse_names)
     laid_out = plan(config, num_classes, len(dataset.train.images), devices.size)
@@ -150,7 +161,13 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
     abstract = checkpoint.abstract(jax.eval_shape(initial_state), everywhere)
     born_everywhere = jax.jit(initial_state, out_shardings=jax.tree.map(lambda _: everywhere, abstract))
-    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract)
+    if method.metric == 'angular' and models.class_weights(abstract.params).shape[1] != config.model.embed_dim:
+        raise ConfigError(
+            f"model.head='{config.head}' classifies {models.class_weights(abstract.params).shape[1]} numbers and the "
+            f'angular metric needs as many as model.embed_dim={config.model.embed_dim}; make them equal.'
+        )
+    extract = evaluate.make_extractor(laid_out.recipe.model, config.views, config.eval)
+    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extract)
 
 
 def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
@@ -160,7 +177,7 @@ def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
         ConfigError, data.DataError: what is asked for cannot be done; nothing has been written then.
     """
     run = prepare(config, directory)
-    _claim(directory, config)
+    _claim(run)
     print(describe(run), flush=True)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         done = checkpoints.step() or 0
@@ -176,11 +193,11 @@ def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
         if config.eval.checkpoint == checkpoint.BEST:
             del state
             state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
-    return _final_evaluation(run, state)
+    return _final_evaluation(run, state, 'results.json')
 
 
 def evaluate_checkpoint(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
-    """Evaluates a checkpoint of a work directory.
+    """Evaluates a checkpoint of a work directory; the answer goes to `evaluation.json` there.
 
     Raises:
         ConfigError: the directory holds a run of another configuration.
@@ -188,11 +205,11 @@ def evaluate_checkpoint(config: Config, directory: pathlib.Path) -> list[evaluat
     """
     if not (directory / 'config.json').exists():
         raise checkpoint.CheckpointError(f'No run lies in {directory}; train first (--mode=train).')
-    _check_same_run(directory, config)
     run = prepare(config, directory)
+    _check_same_run(run)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         state = checkpoints.restore(run.abstract_state, config.eval.checkpoint)
-    return _final_evaluation(run, state)
+    return _final_evaluation(run, state, 'evaluation.json')
 
 
 def describe(run: Run) -> str:
@@ -246,9 +263,12 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
         done=done * batch_size,
         shown=shown,
     )
-    with metrics.ScalarWriter(run.directory, config.train.tensorboard) as writer, progress:
+    before = _training_seconds(run, done)
+    start = time.monotonic()
+    with metrics.ScalarWriter(run.directory, config.train.tensorboard, done) as writer, progress:
         log = _Log(config, laid_out, writer, progress)
         for epoch in range(done // per_epoch, config.train.epochs):
+            log.start()
             for indices in _dispatches(run, epoch):
                 state, values = steps(state, samples, mesh.shard(indices, run.devices, dim=1), rng)
                 log.dispatched(len(indices), values)
@@ -260,7 +280,10 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
                 writer.write(done, {'validation_accuracy': score})
                 checkpoints.save_if_best(done, state, score)
             if (epoch + 1) % config.train.checkpoint_epochs == 0 or last:
+                if not _all_finite(state.params):
+                    raise FloatingPointError(f'Parameters are not finite at step {done}; lower optim.learning_rate.')
                 checkpoints.save_latest(done, state)
+            writer.write(done, {'training_seconds': before + time.monotonic() - start})
             writer.flush()
     return state
 
@@ -287,6 +310,10 @@ class _Log:
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._rate = metrics.Rate()
 
+    def start(self) -> None:
+        """An epoch begins: what came between does not count for images/s."""
+        self._rate.start()
+
     def dispatched(self, steps: int, values: dict[str, jax.Array]) -> None:
         """`steps` steps are on their way and will give these metrics [steps]."""
         self.catch_up()
@@ -302,6 +329,10 @@ class _Log:
         first = int(arrays.pop('step')[0])
         images = steps * self._config.train.batch_size
         rate = self._rate.update(images)
+        if not np.isfinite(arrays['loss']).all():
+            raise FloatingPointError(
+                f'The loss is not finite at step {first + steps}; lower optim.learning_rate or check the data.'
+            )
         every = self._config.train.log_steps
         for i in range(steps):
             number = first + i + 1
@@ -311,58 +342,89 @@ class _Log:
                 scalars['images_per_second'] = rate
                 scalars['epoch'] = number / self._plan.steps_per_epoch
                 self._writer.write(number, scalars)
-        loss = float(arrays['loss'][-1])
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f'The loss is {loss} at step {first + steps}; lower optim.learning_rate or check the data.'
-            )
-        self._progress.update(images, f'loss {loss:.3f}')
+        self._progress.update(images, f'loss {arrays["loss"][-1]:.3f}')
 
 
 def _validation(run: Run, state: step.TrainState) -> float:
     """Mean accuracy, per cent, of the periodic few-shot validation."""
-    settings = run.config.eval
-    extract = evaluate.make_extractor(
-        run.plan.recipe.model, state.params, state.batch_stats, run.config.views, settings
-    )
     (result,) = evaluate.evaluate(
-        extract,
+        run.extract,
+        _variables(state),
         run.dataset.test,
-        settings,
+        run.config.eval,
         protocols=('nway',),
         classifiers=('cosine',),
-        episodes=settings.validation_episodes,
+        episodes=run.config.eval.validation_episodes,
     )
     return result.accuracy
 
 
-def _final_evaluation(run: Run, state: step.TrainState) -> list[evaluate.Result]:
-    """Evaluates, prints the table and writes results.json."""
-    extract = evaluate.make_extractor(
-        run.plan.recipe.model, state.params, state.batch_stats, run.config.views, run.config.eval
-    )
-    results = evaluate.evaluate(extract, run.dataset.test, run.config.eval, shown=run.config.train.progress)
-    heading = f'{run.plan.recipe.method.title} on {run.dataset.name}, step {int(state.step):,}'
+def _final_evaluation(run: Run, state: step.TrainState, file_name: str) -> list[evaluate.Result]:
+    """Evaluates, prints the table and writes it down."""
+    shown = run.config.train.progress
+    results = evaluate.evaluate(run.extract, _variables(state), run.dataset.test, run.config.eval, shown=shown)
+    done = int(state.step)
+    heading = f'{run.plan.recipe.method.title} on {run.dataset.name}, step {done:,}'
     print(f'\n{heading}, {run.config.eval.episodes:,} episodes, mean ± 95 % interval\n\n{evaluate.table(results)}\n')
-    path = run.directory / 'results.json'
-    _write_whole(path, json.dumps(evaluate.as_json(results, run.config, int(state.step)), indent=1))
+    path = run.directory / file_name
+    report = evaluate.as_json(results, run.config, done, _training_seconds(run, done))
+    _write_whole(path, json.dumps(report, indent=1))
     print(f'Written to {path}', flush=True)
     return results
 
 
-def _claim(directory: pathlib.Path, config: Config) -> None:
-    """Makes the work directory this configuration's own, or checks that it is already."""
-    if (directory / 'config.json').exists():
-        _check_same_run(directory, config)
-    directory.mkdir(parents=True, exist_ok=True)
-    _write_whole(directory / 'config.json', json.dumps(to_dict(config), indent=1))
+def _variables(state: step.TrainState) -> dict[str, Any]:
+    return {'params': state.params, 'batch_stats': state.batch_stats}
 
 
-def _check_same_run(directory: pathlib.Path, config: Config) -> None:
-    stored = json.loads((directory / 'config.json').read_text(encoding='utf-8'))
-    for name, was, now in _differences(stored, json.loads(json.dumps(to_dict(config))), ''):
+def _training_seconds(run: Run, done: int) -> float:
+    """How long the first `done` steps took, over all sessions of the run."""
+    lines = metrics.read_scalars(run.directory / 'metrics.jsonl')
+    return max(
+        (line['training_seconds'] for line in lines if 'training_seconds' in line and line['step'] <= done), default=0.0
+    )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
+    """Images must be large enough for the network and small enough, all together, for a device."""
+    smallest = 16 if config.model.name == 'resnet12' else 1  # four times halved
+    test = config.eval.crop or config.eval.resize or min(dataset.image_size)
+    for name, size in [('views.size', config.views.size), ('the side of a test image', test)]:
+        if size < smallest:
+            raise ConfigError(f'{name} is {size}, and {config.model.name} needs at least {smallest} pixels.')
+    memory = (devices.devices.flat[0].memory_stats() or {}).get('bytes_limit')
+    if memory and dataset.train.images.nbytes > 0.8 * memory:
         raise ConfigError(
-            f'{directory} holds a run with {name}={was!r}, and {now!r} is asked for now; '
+            f'the training images take {dataset.train.images.nbytes / 2**30:.1f} GiB and a device has '
+            f'{memory / 2**30:.1f}; lower data.image_size or data.train_images.'
+        )
+
+
+def _claim(run: Run) -> None:
+    """Makes the work directory this run's own, or checks that it is already."""
+    if (run.directory / 'checkpoints' / checkpoint.LATEST).exists():
+        _check_same_run(run)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    _write_whole(run.directory / 'config.json', json.dumps(_identity(run), indent=1))
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """The configuration as stored: the number of statistics groups is part of what is trained, the devices are not."""
+    values = json.loads(json.dumps(to_dict(run.config)))
+    values['train']['batch_norm_groups'] = run.config.train.batch_norm_groups or run.devices.size
+    return values
+
+
+def _check_same_run(run: Run) -> None:
+    stored = json.loads((run.directory / 'config.json').read_text(encoding='utf-8'))
+    for name, was, now in _differences(stored, _identity(run), ''):
+        raise ConfigError(
+            f'{run.directory} holds a run with {name}={was!r}, and {now!r} is asked for now; '
             'use another --workdir, or delete that one.'
         )
 

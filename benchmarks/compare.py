@@ -3,22 +3,20 @@
     python -m benchmarks.compare digits_coarse --methods ancor coarse moco ancor_no_projection --seeds 0 1 2
     python -m benchmarks.compare cifar100_coarse:cpu --methods ancor coarse --seeds 0 1 2 --dir DIRECTORY
 
-Every run lives in its own work directory under --out and is not repeated when it is there already. The episodes are the
-same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in per cent.
+Every run lives in its own work directory under --out and is only evaluated again when it is complete there. The
+episodes are the same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in per cent.
 """
 
 import argparse
 import importlib
-import json
 import pathlib
 import platform
 import time
 
 import jax
-import numpy as np
 
 from ancor_jax import config as configuration
-from ancor_jax import fewshot, train
+from ancor_jax import evaluate, fewshot, train
 from ancor_jax.methods import METHODS
 
 
@@ -35,7 +33,6 @@ def main() -> None:
     module = importlib.import_module(f'configs.{name}')
 
     rows: dict[str, dict[str, list[float]]] = {}
-    minutes: dict[str, list[float]] = {}
     for seed in arguments.seeds:
         for method in arguments.methods:
             config = module.experiment(variant) if variant else module.experiment()
@@ -43,40 +40,25 @@ def main() -> None:
             config.train.progress = False
             configuration.check(config)
             directory = arguments.out / f'{name}-{variant or "default"}-{method}-seed{seed}'
-            results, spent = run(config, directory)
-            minutes.setdefault(method, []).append(spent)
-            for result in results:
-                if result['classifier'] == arguments.classifier:
-                    low, high = result['ways']
-                    ways = f'{high}' if low == high else f'{low}–{high}'
-                    heading = f'{result["protocol"]} ({ways})'
-                    rows.setdefault(method, {}).setdefault(heading, []).append(result['accuracy'])
-    print(table(rows, minutes))
+            for result in train.train(config, directory):
+                if result.classifier == arguments.classifier:
+                    rows.setdefault(method, {}).setdefault(evaluate.title(result), []).append(result.accuracy)
+    print(table(rows))
     print(
         f'\n{arguments.experiment}, {config.train.epochs} epochs, seeds {arguments.seeds}, '
-        f'{config.eval.episodes} episodes of {config.eval.shots} shot, classifier {arguments.classifier}; '
+        f'{config.eval.episodes} episodes, classifier {arguments.classifier}; '
         f'{jax.device_count()} × {jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}, '
         f'{time.strftime("%Y-%m-%d")}'
     )
 
 
-def run(config: configuration.Config, directory: pathlib.Path) -> tuple[list[dict], float]:
-    """The results of a run and its minutes of wall-clock time, from its directory if it has been run already."""
-    timing = directory / 'minutes.json'
-    if not timing.exists():
-        start = time.monotonic()
-        train.train(config, directory)
-        timing.write_text(json.dumps((time.monotonic() - start) / 60))
-    return json.loads((directory / 'results.json').read_text())['results'], json.loads(timing.read_text())
-
-
-def table(rows: dict[str, dict[str, list[float]]], minutes: dict[str, list[float]]) -> str:
+def table(rows: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: a row a method, a column a protocol."""
     headings = list(next(iter(rows.values())))
-    lines = ['| method | ' + ' | '.join(headings) + ' | minutes |', '|---' * (len(headings) + 2) + '|']
+    lines = ['| method | ' + ' | '.join(headings) + ' |', '|---' * (len(headings) + 1) + '|']
     for method, cells in rows.items():
         values = [cell(cells[heading]) for heading in headings]
-        lines.append(f'| {METHODS[method].title} | ' + ' | '.join(values) + f' | {np.mean(minutes[method]):.1f} |')
+        lines.append(f'| {METHODS[method].title} | ' + ' | '.join(values) + ' |')
     return '\n'.join(lines)
 
 

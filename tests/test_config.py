@@ -70,6 +70,10 @@ def changed(field: str, value: object) -> dict:
         ('eval.classifiers', ('svm',), 'eval.classifiers must be one of'),
         ('eval.classifiers', 'lr', 'eval.classifiers must be a tuple'),
         ('eval.ways', 1, 'eval.ways must be at least 2'),
+        ('eval.episodes', 1, 'eval.episodes must be at least 2'),
+        ('seed', -1, 'seed must not be negative'),
+        ('model.drop_rate', 1.0, 'model.drop_rate must lie'),
+        ('optim.learning_rate', float('nan'), 'optim.learning_rate must be greater than 0'),
         ('optim.warmup_epochs', 30, 'leaves none'),
         ('eval.resize', 10, None),
         ('optim.learning_rate', 1, None),
@@ -94,6 +98,7 @@ def test_each_mistake_gets_one_sentence(field, value, message):
         ({'eval.checkpoint': 'best', 'eval.every_epochs': 0}, 'needs the periodic validation'),
         ({'optim.schedule': 'cosine_restarts', 'optim.warmup_epochs': 1}, 'warmup_epochs goes with'),
         ({'optim.schedule': 'steps', 'optim.milestones': (25, 20)}, 'must ascend'),
+        ({'optim.schedule': 'steps', 'optim.milestones': (20, 120)}, 'reach past train.epochs=30'),
     ],
 )
 def test_contradictions(changes, message):

@@ -30,7 +30,7 @@ class Counting:
     def __init__(self):
         self.plain, self.varied = [], []
 
-    def __call__(self, images, variants):
+    def __call__(self, variables, images, variants):
         rows = images[:, 0, 0, 0].tolist()
         if variants is None:
             self.plain += rows
@@ -47,7 +47,7 @@ def settings(**changes) -> Eval:
 
 def test_each_distinct_input_passes_the_network_once():
     extract = Counting()
-    results = evaluate.evaluate(extract, split(), settings(classifiers=('nn', 'cosine', 'lr', 'knn')))
+    results = evaluate.evaluate(extract, None, split(), settings(classifiers=('nn', 'cosine', 'lr', 'knn')))
     assert len(extract.plain) == CLASSES * PER_CLASS == len(set(extract.plain))
     assert len(extract.varied) == len(set(extract.varied))
     wanted = 30 * 3 * (5 + CLASSES + 4)  # supports of all episodes, copies included, ways up to 4 inside a class
@@ -62,21 +62,21 @@ def test_each_distinct_input_passes_the_network_once():
 
 def test_flips_alone_are_two_inputs_an_image():
     extract = Counting()
-    evaluate.evaluate(extract, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
+    evaluate.evaluate(extract, None, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
     assert {variant for _, variant in extract.varied} == {(0, 0, 0), (0, 0, 1)}
     assert len(extract.varied) <= 2 * CLASSES * PER_CLASS
 
 
 def test_batches_do_not_matter():
-    def random_features(images, variants):
+    def random_features(variables, images, variants):
         rows = images[:, 0, 0, 0].astype(np.int64)
         if variants is not None:
             rows = rows * 1000 + variants @ np.array([1, 10, 100])
         return jnp.asarray(np.stack([np.random.default_rng(row).normal(size=16) for row in rows]), jnp.float32)
 
-    one = evaluate.evaluate(random_features, split(), settings(batch_size=1))
-    many = evaluate.evaluate(random_features, split(), settings(batch_size=64))
-    other = evaluate.evaluate(random_features, split(), settings(batch_size=64, seed=1))
+    one = evaluate.evaluate(random_features, None, split(), settings(batch_size=1))
+    many = evaluate.evaluate(random_features, None, split(), settings(batch_size=64))
+    other = evaluate.evaluate(random_features, None, split(), settings(batch_size=64, seed=1))
     for a, b, c in zip(one, many, other, strict=True):
         np.testing.assert_array_equal(a.accuracies, b.accuracies)
         assert (a.accuracies != c.accuracies).any()
@@ -91,30 +91,40 @@ def test_extractor_is_the_network_on_the_transformed_images():
     features = jax.jit(model.features)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     variants = np.array([[0, 0, 0], [2, 2, 1], [4, 1, 0], [2, 2, 0]], np.int32)
-    extract = evaluate.make_extractor(model, variables['params'], variables['batch_stats'], views, choice)
+    extract = evaluate.make_extractor(model, views, choice)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     shifted = np.stack([p[d : d + 16, r : r + 16] for p, (d, r, _) in zip(padded, variants, strict=True)])
     shifted[1] = shifted[1][:, ::-1]
-    for actual, pixels in [(extract(images, None), images), (extract(images, variants), shifted)]:
-        normal = augment.normalize(jnp.asarray(pixels), evaluate.triple(views.mean), evaluate.triple(views.std))
+    for actual, pixels in [(extract(variables, images, None), images), (extract(variables, images, variants), shifted)]:
+        normal = augment.normalize(jnp.asarray(pixels), views.mean, views.std)
         expected = fewshot.normalize(features(variables, normal))
         np.testing.assert_allclose(actual, expected, atol=1e-5)
-    np.testing.assert_allclose(extract(images, None)[3], extract(images, variants)[3], atol=1e-5)
-    head = evaluate.make_extractor(
-        model, variables['params'], variables['batch_stats'], views, settings(features='embedding')
-    )
-    assert head(images, None).shape == (4, 128)
-    np.testing.assert_allclose(jnp.linalg.norm(head(images, None), axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(extract(variables, images, None)[3], extract(variables, images, variants)[3], atol=1e-5)
+    head = evaluate.make_extractor(model, views, settings(features='embedding'))
+    assert head(variables, images, None).shape == (4, 128)
+    np.testing.assert_allclose(jnp.linalg.norm(head(variables, images, None), axis=1), 1, rtol=1e-5)
     assert config.eval.features == 'backbone'
 
 
 def test_too_few_images_for_an_episode():
     with pytest.raises(ValueError, match='20 images'):
-        evaluate.evaluate(Counting(), split(), settings(queries=20))
+        evaluate.evaluate(Counting(), None, split(), settings(queries=20))
+
+
+def test_support_augmentation_does_not_depend_on_the_other_protocols():
+    alone, together = Counting(), Counting()
+    evaluate.evaluate(alone, None, split(), settings(), protocols=('intra',))
+    evaluate.evaluate(together, None, split(), settings())
+    assert set(alone.varied) < set(together.varied)
+
+
+def test_features_that_are_not_finite():
+    with pytest.raises(FloatingPointError, match='not finite'):
+        evaluate.evaluate(lambda v, images, _: jnp.full((len(images), 2), jnp.nan), None, split(), settings())
 
 
 def test_json_holds_every_episode():
-    results = evaluate.evaluate(Counting(), split(), settings())
-    stored = json.loads(json.dumps(evaluate.as_json(results, digits_coarse.experiment(), 7)))
+    results = evaluate.evaluate(Counting(), None, split(), settings())
+    stored = json.loads(json.dumps(evaluate.as_json(results, digits_coarse.experiment(), 7, 1.0)))
     assert stored['step'] == 7
     assert [len(row['accuracies']) for row in stored['results']] == [30, 30, 30]

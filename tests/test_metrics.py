@@ -11,7 +11,7 @@ from ancor_jax import metrics
 def test_scalars_go_to_json_lines_and_tensorboard(tmp_path):
     with metrics.ScalarWriter(tmp_path / 'run', tensorboard=True) as writer:
         writer.write(3, {'loss': 1.5})
-    with metrics.ScalarWriter(tmp_path / 'run', tensorboard=False) as writer:
+    with metrics.ScalarWriter(tmp_path / 'run', tensorboard=False, done=3) as writer:
         writer.write(4, {'loss': 1.25})
     lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     assert lines == [{'step': 3, 'loss': 1.5}, {'step': 4, 'loss': 1.25}]
@@ -19,6 +19,16 @@ def test_scalars_go_to_json_lines_and_tensorboard(tmp_path):
     assert len(events) == 1
     assert b'loss' in events[0].read_bytes()
     assert SummaryWriter  # what ScalarWriter imports when asked to
+
+
+def test_going_on_drops_what_is_done_again_and_torn_lines(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 0.5}\n{"step": 5, "lo')
+    assert [line['step'] for line in metrics.read_scalars(path)] == [2, 4]
+    with metrics.ScalarWriter(tmp_path, tensorboard=False, done=2) as writer:
+        writer.write(3, {'loss': 0.75})
+    assert [line['step'] for line in metrics.read_scalars(path)] == [2, 3]
+    assert metrics.read_scalars(tmp_path / 'nothing.jsonl') == []
 
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch):

@@ -168,9 +168,8 @@ def random_batch(seed, n):
     )
 
 
-def run_steps(recipe, num_devices, mapping='shard_map', method='ancor', steps=3, n=32):
+def run_steps(recipe, num_devices, mapping='shard_map', steps=3, n=32):
     """States and metrics of a few steps on 1 or several devices, from the same start."""
-    del method
     state = step.create_state(jax.random.key(1), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32)
     axis = mesh.AXIS if num_devices > 1 else None
     function = functools.partial(step.train_step, recipe=recipe, axis_name=axis)
@@ -287,6 +286,13 @@ def test_statistics_groups(groups, devices, expected):
 def test_statistics_groups_that_do_not_divide(groups, devices, batch):
     with pytest.raises(ValueError, match='does not divide'):
         mesh.statistics_groups(groups, devices, batch)
+
+
+def test_default_number_of_devices_divides_the_groups():
+    assert mesh.make_mesh(0).size == 8
+    assert mesh.make_mesh(0, groups=4).size == 4
+    assert mesh.make_mesh(0, groups=6).size == 6
+    assert mesh.make_mesh(0, groups=1).size == 8
 
 
 def test_more_devices_than_there_are():

@@ -76,6 +76,7 @@ def test_a_run_leaves_what_people_look_for(finished):
     assert any((directory / 'tensorboard').iterdir())
     stored = json.loads((directory / 'results.json').read_text())
     assert stored['step'] == 8
+    assert stored['training_seconds'] > 0
     assert [r['protocol'] for r in stored['results']] == ['nway', 'allway', 'intra']
     for row, result in zip(stored['results'], results, strict=True):
         assert row['accuracy'] == result.accuracy
@@ -171,7 +172,12 @@ def test_several_devices_and_a_resume_on_another_number(tmp_path):
         ({'train__batch_norm_groups': 3}, 'does not divide into 3 batch-norm groups'),
         ({'train__devices': 3}, 'does not divide over 3 devices'),
         ({'train__devices': 99}, '99 devices are asked for'),
-        ({'eval__queries': 100}, 'has .* images'),
+        ({'eval__queries': 100}, 'eval: .* images'),
+        ({'eval__ways': 11}, 'eval: '),
+        ({'eval__crop': 20, 'eval__support_padding': 0}, 'is larger than the test images'),
+        ({'model__head': 'fork'}, 'needs as many as model.embed_dim=128'),
+        ({'views__size': 8}, 'views.size is 8'),
+        ({'data__image_size': 8}, 'side of a test image is 8'),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(changes, message, tmp_path):
@@ -181,15 +187,24 @@ def test_what_cannot_work_is_refused_before_anything_is_written(changes, message
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_directory_without_a_checkpoint_takes_the_mended_configuration(tmp_path):
+    with pytest.raises(FloatingPointError, match='lower optim.learning_rate'):
+        train.train(small(optim__learning_rate=1e30), tmp_path / 'run')
+    (result,) = train.train(small(train__epochs=1, eval__protocols=('allway',)), tmp_path / 'run')
+    assert 100 / 10 < result.accuracy < 100
+
+
+def test_devices_may_change_and_statistics_groups_may_not(finished):
+    config, directory, _ = finished
+    assert config.train.batch_norm_groups == 4
+    with pytest.raises(ConfigError, match='train.batch_norm_groups=4, and 8 is asked for'):
+        train.evaluate_checkpoint(small(eval__every_epochs=1, train__batch_norm_groups=0, train__devices=8), directory)
+
+
 def test_evaluating_nothing(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match='train first'):
         train.evaluate_checkpoint(small(), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_diverging_run_stops_with_a_sentence(tmp_path):
-    with pytest.raises(FloatingPointError, match='lower optim.learning_rate'):
-        train.train(small(optim__learning_rate=1e30), tmp_path / 'run')
 
 
 def test_imagenet_recipe_builds_its_model_and_step():
