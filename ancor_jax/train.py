@@ -161,11 +161,13 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
     abstract = checkpoint.abstract(jax.eval_shape(initial_state), everywhere)
     born_everywhere = jax.jit(initial_state, out_shardings=jax.tree.map(lambda _: everywhere, abstract))
-    if method.metric == 'angular' and models.class_weights(abstract.params).shape[1] != config.model.embed_dim:
-        raise ConfigError(
-            f"model.head='{config.head}' classifies {models.class_weights(abstract.params).shape[1]} numbers and the "
-            f'angular metric needs as many as model.embed_dim={config.model.embed_dim}; make them equal.'
-        )
+    if method.metric == 'angular':
+        classified = abstract.params['classifier']['kernel'].shape[0]
+        if classified != config.model.embed_dim:
+            raise ConfigError(
+                f'model.head={config.head!r} classifies {classified} numbers and the angular metric needs as many as '
+                f'model.embed_dim={config.model.embed_dim}; make them equal.'
+            )
     extract = evaluate.make_extractor(laid_out.recipe.model, config.views, config.eval)
     return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extract)
 

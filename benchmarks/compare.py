@@ -4,7 +4,8 @@
     python -m benchmarks.compare cifar100_coarse:cpu --methods ancor coarse --seeds 0 1 2 --dir DIRECTORY
 
 Every run lives in its own work directory under --out and is only evaluated again when it is complete there. The
-episodes are the same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in per cent.
+episodes are the same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in
+per cent.
 """
 
 import argparse
