@@ -409,7 +409,8 @@ def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Me
 
 def _claim(run: Run) -> None:
     """Makes the work directory this run's own, or checks that it is already."""
-    if (run.directory / 'checkpoints' / checkpoint.LATEST).exists():
+    # A run that never got to a checkpoint may be mended and started again.
+    if any(path.name.isdigit() for path in (run.directory / 'checkpoints' / checkpoint.LATEST).glob('*')):
         _check_same_run(run)
     run.directory.mkdir(parents=True, exist_ok=True)
     _write_whole(run.directory / 'config.json', json.dumps(_identity(run), indent=1))
