@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument('--method', default='ancor', choices=list(METHODS))
     parser.add_argument('--variant', default='full', choices=['full', 'cpu'], help='cpu: the reduced recipe')
     parser.add_argument('--epochs', type=int, default=0, help="0: the recipe's")
+    parser.add_argument('--quick', action='store_true', help='a minute to check a machine: few images, one epoch')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--workdir', type=pathlib.Path, default=None)
@@ -53,6 +54,9 @@ def main() -> None:
     config.method, config.seed, config.model.dtype = arguments.method, arguments.seed, arguments.dtype
     config.train.epochs = arguments.epochs or config.train.epochs
     config.train.tensorboard = False
+    if arguments.quick:
+        config.data.train_images, config.train.epochs, config.eval.episodes = 1024, 1, 20
+        config.eval.validation_episodes = 20
     config.data.dir = str(arguments.tfds or '')
     if arguments.arrays or arguments.sheets:
         read = read_arrays if arguments.arrays else read_sheets
@@ -61,7 +65,9 @@ def main() -> None:
     if arguments.write_arrays:
         write_arrays(data.load(config.data), arguments.write_arrays)
         return
-    workdir = arguments.workdir or pathlib.Path(f'runs/cifar100-{arguments.variant}-{config.method}-{config.seed}')
+    workdir = arguments.workdir or pathlib.Path(
+        f'runs/cifar100-{"quick-" if arguments.quick else ""}{arguments.variant}-{config.method}-{config.seed}'
+    )
 
     start = time.monotonic()
     results = train.train(config, workdir)
@@ -77,6 +83,7 @@ def main() -> None:
         'versions': {'python': platform.python_version()} | {name: metadata.version(name) for name in packages},
         'method': config.method,
         'variant': arguments.variant,
+        'quick': arguments.quick,
         'epochs': config.train.epochs,
         'seed': config.seed,
         'dtype': config.model.dtype,

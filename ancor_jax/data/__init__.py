@@ -48,8 +48,9 @@ def _tfds(settings: Data) -> Dataset:
 
 def _imagenet(settings: Data) -> Dataset:
     # Nobody may hand it out, and TFDS knows it without coarse labels.
+    place = settings.dir or '~/tensorflow_datasets'
     raise DataError(
-        f'no ImageNet with coarse labels in {settings.dir or "~/tensorflow_datasets"}: get ILSVRC from image-net.org, '
+        f'no ImageNet with coarse labels in {place}: get ILSVRC2012 from image-net.org, '
         'write it as a TFDS data set (ArrayRecord) with features image, label and coarse_label, and give '
         '--config.data.name=ITS_NAME --config.data.dir=DIRECTORY --config.data.image_size=256.'
     )
