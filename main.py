@@ -20,7 +20,11 @@ _WORKDIR = flags.DEFINE_string(
     'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>.',
 )
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval'], 'train: train (or go on), then evaluate; eval: evaluate a checkpoint.'
+    'mode',
+    'train',
+    ['train', 'eval', 'check_data'],
+    'train: train (or go on), then evaluate; eval: evaluate a checkpoint; check_data: read every image once and tell '
+    'what training would see.',
 )
 
 
@@ -37,7 +41,7 @@ def main(argv: list[str]) -> None:
     try:
         settings = config.from_mapping(_CONFIG.value)
         directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
-        run = {'train': train.train, 'eval': train.evaluate_checkpoint}[_MODE.value]
+        run = {'train': train.train, 'eval': train.evaluate_checkpoint, 'check_data': train.look_at_data}[_MODE.value]
         run(settings, directory)
     except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError, OSError) as error:
         sys.exit(f'error: {error}')

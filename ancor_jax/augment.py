@@ -12,7 +12,7 @@ Images are NHWC with three channels. Everything is written for whole batches wit
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # names of the operations in an `order` of color_jitter
 
 _CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
-_CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2
+CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2  # uniform numbers that a crop box takes
 _BLUR_PASSES = 3  # Pillow's Gaussian is three extended box blurs
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's convert('L')
 
@@ -92,18 +92,70 @@ def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array
     _check_uint8(images)
     check_recipe(recipe)
     height, width = images.shape[1:3]
-    # One draw for all parts compiles and runs far faster than a key for each. Each part has its own fixed
-    # numbers, so that switching one on leaves the others' as they were.
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (_CROP_DRAWS + 10,)))(keys)
-    flip, grey, blur, blur_sigma = (draws[:, _CROP_DRAWS + i] for i in range(4))
-    jitter = draws[:, _CROP_DRAWS + 4 :]
-
-    to_box = jax.vmap(lambda u: _box_from_draws(u, height, width, recipe.crop_scale, recipe.crop_ratio))
-    boxes = to_box(draws[:, :_CROP_DRAWS])
+    draws = _draws(keys)
+    flip = draws[:, CROP_DRAWS] < recipe.flip if recipe.flip else None
+    to_box = jax.vmap(lambda u: box_from_draws(u, height, width, recipe.crop_scale, recipe.crop_ratio))
     # The flip commutes with everything after it and costs nothing inside the resampling weights.
-    view = crop_resize(images, boxes, recipe.size, flip=flip < recipe.flip if recipe.flip else None)
+    view = crop_resize(images, to_box(draws[:, :CROP_DRAWS]), recipe.size, flip=flip)
+    return _recolour(draws, view, recipe)
+
+
+def finish_two_views(
+    key: jax.Array, query: jax.Array, key_view: jax.Array, sample_index: jax.Array, recipe: Recipe
+) -> tuple[jax.Array, jax.Array]:
+    """`two_views` of images that were cropped and resized elsewhere, each view by its own box.
+
+    Args:
+        key, sample_index, recipe: as `two_views`.
+        query, key_view: [N, size, size, 3] uint8, the two crops.
+
+    Returns:
+        Two arrays [N, size, size, 3] float32, normalised.
+    """
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    return finish_view(fold_in(keys, 0), query, recipe), finish_view(fold_in(keys, 1), key_view, recipe)
+
+
+def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:
+    """What `random_view` does after the crop: flip, colours, grey, blur, normalisation.
+
+    Args:
+        keys: [N] typed keys.
+        crops: [N, size, size, 3] uint8.
+        recipe: the transforms.
+
+    Returns:
+        [N, size, size, 3] float32, normalised by the recipe's mean and std.
+
+    Raises:
+        ValueError: if `crops` is not uint8 [N, size, size, 3], or the recipe is out of range.
+    """
+    _check_uint8(crops)
+    check_recipe(recipe)
+    if crops.shape[1:3] != (recipe.size, recipe.size):
+        raise ValueError(f'crops are {crops.shape[1]}x{crops.shape[2]} and recipe.size is {recipe.size}; crop to that')
+    draws = _draws(keys)
+    if recipe.flip:
+        mirrored = (draws[:, CROP_DRAWS] < recipe.flip)[:, None, None, None]
+        crops = jnp.where(mirrored, crops[:, :, ::-1], crops)
+    return _recolour(draws, crops.astype(jnp.float32), recipe)
+
+
+def _draws(keys: jax.Array) -> jax.Array:
+    """Uniform numbers [N, ...] for all parts of a view: box, flip, grey, blur, its sigma, jitter.
+
+    One draw for all compiles and runs far faster than a key for each. Each part has its own fixed numbers, so that
+    switching one on leaves the others' as they were.
+    """
+    return jax.vmap(lambda key: jax.random.uniform(key, (CROP_DRAWS + 10,)))(keys)
+
+
+def _recolour(draws: jax.Array, view: jax.Array, recipe: Recipe) -> jax.Array:
+    """Everything after crop and flip: [N, size, size, 3] float32 on 0..255 → normalised."""
+    grey, blur, blur_sigma = (draws[:, CROP_DRAWS + i] for i in range(1, 4))
     if any(recipe.jitter) and recipe.jitter_probability:
-        view = _jitter_from_draws(jitter, view, recipe)
+        view = _jitter_from_draws(draws[:, CROP_DRAWS + 4 :], view, recipe)
     if recipe.grey_probability:
         view = jnp.where((grey < recipe.grey_probability)[:, None, None, None], grayscale(view), view)
     if recipe.blur_probability:
@@ -146,26 +198,33 @@ def crop_box(
     Returns:
         [4] int32: top, left, height, width.
     """
-    return _box_from_draws(jax.random.uniform(key, (_CROP_DRAWS,)), height, width, scale, ratio)
+    return box_from_draws(jax.random.uniform(key, (CROP_DRAWS,)), height, width, scale, ratio)
 
 
-def _box_from_draws(
-    draws: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> jax.Array:
-    """`crop_box` from uniform numbers [_CROP_DRAWS]: areas, ratios, place."""
+def box_from_draws(
+    draws: Any, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], xp: Any = jnp
+) -> Any:
+    """`crop_box` from uniform numbers.
+
+    Args:
+        draws: [CROP_DRAWS] uniform on [0, 1): areas, aspect ratios, place.
+        height, width: of the image, in pixels.
+        scale, ratio: as `crop_box`.
+        xp: the array library, jax.numpy on the device or numpy on the host.
+    """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:_CROP_ATTEMPTS])
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = jnp.exp(low + (high - low) * draws[_CROP_ATTEMPTS:-2])
-    widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
-    heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+    aspect = xp.exp(low + (high - low) * draws[_CROP_ATTEMPTS:-2])
+    widths = xp.round(xp.sqrt(area * aspect)).astype(xp.int32)
+    heights = xp.round(xp.sqrt(area / aspect)).astype(xp.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = jnp.argmax(fits)
+    first = xp.argmax(fits)
     box_height, box_width = heights[first], widths[first]
 
-    room = jnp.stack([height - box_height, width - box_width])
-    top_left = _whole(draws[-2:], room + 1)
-    drawn = jnp.stack([top_left[0], top_left[1], box_height, box_width])
-    return jnp.where(fits.any(), drawn, jnp.asarray(_fallback_box(height, width, ratio), jnp.int32))
+    room = xp.stack([height - box_height, width - box_width])
+    top_left = _whole(draws[-2:], room + 1, xp)
+    drawn = xp.stack([top_left[0], top_left[1], box_height, box_width])
+    return xp.where(fits.any(), drawn, xp.asarray(_fallback_box(height, width, ratio), xp.int32))
 
 
 def _fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -177,10 +236,10 @@ def _fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _whole(draws: jax.Array, count: jax.Array) -> jax.Array:
+def _whole(draws: Any, count: Any, xp: Any = jnp) -> Any:
     """Uniform numbers on [0, 1) to whole numbers 0 .. count - 1."""
-    number = jnp.floor(draws * count.astype(jnp.float32)).astype(jnp.int32)
-    return jnp.minimum(number, count - 1)  # u * n can round up to n in float32
+    number = xp.floor(draws * count.astype(xp.float32)).astype(xp.int32)
+    return xp.minimum(number, count - 1)  # u * n can round up to n in float32
 
 
 def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -487,7 +546,7 @@ def resize_short(images: jax.Array, short: int) -> jax.Array:
 
 
 def support_variants(
-    rng: np.random.Generator, count: int, *, margin: int | tuple[int, int] = 0, flip: bool = True
+    rng: np.random.Generator, count: int, *, margin: int | tuple[int, int] | np.ndarray = 0, flip: bool = True
 ) -> np.ndarray:
     """Draws the random copies of few-shot support images: each is a crop offset and a flip.
 
@@ -503,7 +562,7 @@ def support_variants(
     Args:
         rng: the source of randomness.
         count: number of variants.
-        margin: largest offset, one number or (vertical, horizontal).
+        margin: largest offset: one number, (vertical, horizontal), or those of each variant, [count, 2].
         flip: whether every second copy, at random, is mirrored.
 
     Returns:
@@ -512,11 +571,11 @@ def support_variants(
     Raises:
         ValueError: for a negative margin, which means that the crop is larger than the padded image.
     """
-    down, right = (margin, margin) if isinstance(margin, int) else margin
-    if min(down, right) < 0:
-        raise ValueError(f'margin is {margin}: the crop is larger than the padded image; use a smaller size')
-    high = np.asarray([down, right, int(flip)]) + 1
-    return rng.integers(0, high, size=(count, 3), dtype=np.int32)
+    margins = np.broadcast_to(margin, (count, 2))
+    if margins.min(initial=0) < 0:
+        raise ValueError(f'margin is {margins.min()}: the crop is larger than the padded image; use a smaller size')
+    high = np.concatenate([margins, np.full((count, 1), int(flip))], axis=1) + 1
+    return rng.integers(0, high, dtype=np.int32)
 
 
 def apply_variant(images: jax.Array, variants: jax.Array, size: int, padding: int = 0) -> jax.Array:

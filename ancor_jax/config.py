@@ -16,6 +16,10 @@ from ancor_jax.fewshot import METHODS as CLASSIFIERS
 from ancor_jax.fewshot import PROTOCOLS
 from ancor_jax.methods import METHODS
 
+PIPELINES = ('auto', 'device', 'host')
+BREEDS = ('living17', 'nonliving26', 'entity13', 'entity30')
+BREEDS_SPLITS = ('good', 'bad', 'rand')
+
 
 class ConfigError(ValueError):
     """A field that is unknown, of the wrong type, out of range, or at odds with another."""
@@ -25,14 +29,23 @@ class ConfigError(ValueError):
 class Data:
     """Which images, with which labels."""
 
-    name: str = ''  # 'digits', 'imagenet', or the name of a TFDS data set with two label features
-    dir: str = ''  # where it lies; '' is the TFDS default, ~/tensorflow_datasets
+    name: str = ''  # 'digits', 'breeds', 'folder', 'tiered', or the name of a TFDS data set
+    dir: str = ''  # where it lies; '' is the TFDS default, ~/tensorflow_datasets, for TFDS data sets and 'breeds'
+    download: bool = False  # fetch and prepare it in `dir` if it is not there; cifar100 needs no TensorFlow for that
+    manifest: str = ''  # of 'folder': a CSV or JSON Lines file of path, coarse, fine, split instead of the layout
+    breeds: str = 'living17'  # of 'breeds': living17, nonliving26, entity13, entity30
+    breeds_split: str = ''  # good, bad, rand: train on the source's fine classes, test on the target's; '' has all
     coarse_key: str = 'coarse_label'  # TFDS feature that holds the coarse label
     fine_key: str = 'label'  # TFDS feature that holds the fine label
-    train_split: str = 'train'  # TFDS split to train on
-    test_split: str = 'test'  # TFDS split of the few-shot episodes: images that training has not seen
-    image_size: int = 0  # stored images are resized to this side; 0 keeps their own
+    fine_to_coarse: str = ''  # CSV or JSON file that gives each fine class its coarse one, in place of coarse_key
+    train_split: str = 'train'  # split to train on, by its name in TFDS, or of its folder or file
+    test_split: str = 'test'  # split of the few-shot episodes: images that training has not seen
     train_images: int = 0  # train on a class-balanced part of this many images; 0 is all
+    pipeline: str = 'auto'  # device: images live there, all of one size; host: read and cropped anew in every epoch
+    image_size: int = 0  # device: images are resized and cropped to this side; cache: their shorter side. 0 keeps them
+    cache: str = ''  # of 'host': a directory that keeps the decoded images, resized to image_size, for later epochs
+    threads: int = 0  # of 'host', for decoding; 0 is one a core
+    max_unreadable: int = 0  # leave out up to this many images that cannot be read; finding them takes a pass over all
 
 
 @dataclasses.dataclass(slots=True)
@@ -189,6 +202,10 @@ def check(config: Config) -> None:
         ('contrast.queue_dtype', config.contrast.queue_dtype),
     ]:
         _one_of(name, dtype, ('float32', 'bfloat16'))
+    _one_of('data.pipeline', config.data.pipeline, PIPELINES)
+    _one_of('data.breeds', config.data.breeds, BREEDS)
+    if config.data.breeds_split:
+        _one_of('data.breeds_split', config.data.breeds_split, BREEDS_SPLITS)
     _one_of('optim.schedule', config.optim.schedule, optim.SCHEDULES)
     _one_of('eval.features', config.eval.features, ('backbone', 'embedding'))
     _one_of('eval.checkpoint', config.eval.checkpoint, ('latest', 'best'))
@@ -231,6 +248,8 @@ def _check_numbers(config: Config) -> None:
         ('eval.seed', config.eval.seed),
         ('data.image_size', config.data.image_size),
         ('data.train_images', config.data.train_images),
+        ('data.threads', config.data.threads),
+        ('data.max_unreadable', config.data.max_unreadable),
         ('optim.weight_decay', config.optim.weight_decay),
         ('optim.warmup_epochs', config.optim.warmup_epochs),
         ('train.batch_norm_groups', config.train.batch_norm_groups),
@@ -287,6 +306,12 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError("eval.features='embedding', and model.head='cls' has no embedding; use 'backbone'.")
     if method.metric == 'angular' and head == 'none':
         raise ConfigError(f"method={config.method} projects around class weights, and model.head='none' has none.")
+    if config.data.cache and (config.data.pipeline != 'host' or not config.data.image_size):
+        raise ConfigError(
+            "data.cache keeps images for data.pipeline='host', of a shorter side data.image_size; set both, or neither."
+        )
+    if config.data.manifest and config.data.name != 'folder':
+        raise ConfigError(f"data.manifest goes with data.name='folder', and the name is {config.data.name!r}.")
     if not 0 < config.views.crop_min <= config.views.crop_max <= 1:
         raise ConfigError(
             f'views.crop_min={config.views.crop_min} and crop_max={config.views.crop_max} must satisfy '

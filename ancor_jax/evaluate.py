@@ -1,7 +1,6 @@
 """Few-shot evaluation of a trained network: features once for each distinct image, then episodes, then the table."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +10,21 @@ import numpy as np
 
 from ancor_jax import augment, fewshot, models
 from ancor_jax.config import Config, ConfigError, Eval, Views
-from ancor_jax.data.dataset import Split
+from ancor_jax.data import pipeline
+from ancor_jax.data.dataset import Dataset, Split
+from ancor_jax.data.images import in_threads, resized_shape
 from ancor_jax.metrics import Progress
 
 # Of support and query features handed to the classifiers at once.
 _CHUNK_BYTES = 2**28
 
-# (variables, images uint8 [n, H, W, 3], variants int32 [n, 3] or None for the plain test view) → features [n, d]
-Extractor = Callable[[Any, np.ndarray, np.ndarray | None], jax.Array]
+
+class Extractor(NamedTuple):
+    """Jitted functions from variables and images uint8 [n, H, W, 3] to L2-normalised features [n, d]."""
+
+    of_images: Callable[[Any, np.ndarray], jax.Array]  # resized and cropped on the device
+    of_variants: Callable[[Any, np.ndarray, np.ndarray], jax.Array]  # with variants int32 [n, 3] of support images
+    of_views: Callable[[Any, np.ndarray], jax.Array]  # resized and cropped already
 
 
 class Result(NamedTuple):
@@ -34,9 +40,9 @@ class Result(NamedTuple):
 
 
 def make_extractor(model: models.Network, views: Views, settings: Eval) -> Extractor:
-    """The jitted function from variables and images to L2-normalised features, by running batch statistics.
+    """The feature functions of a network, by running batch statistics.
 
-    Make it once: it is compiled for the plain and for the varied images when it first meets them.
+    Make them once: each is compiled when it first meets images.
 
     Args:
         model: the network.
@@ -62,28 +68,68 @@ def make_extractor(model: models.Network, views: Views, settings: Eval) -> Extra
         pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
         return features(variables, augment.normalize(pixels, views.mean, views.std))
 
-    def extract(variables: Any, images: np.ndarray, variants: np.ndarray | None) -> jax.Array:
-        return plain(variables, images) if variants is None else varied(variables, images, variants)
+    @jax.jit
+    def finished(variables: Any, images: jax.Array) -> jax.Array:
+        return features(variables, augment.normalize(images, views.mean, views.std))
 
-    return extract
+    return Extractor(plain, varied, finished)
 
 
-def check_episodes(split: Split, settings: Eval) -> None:
+def check_episodes(dataset: Dataset, settings: Eval) -> None:
     """Refuses what no episode can be drawn for, before any training.
 
     Raises:
         ConfigError: too few classes or images for the episodes, or a crop larger than the images.
     """
+    split = dataset.test
+    protocols = {*settings.protocols, *(('nway',) if settings.every_epochs else ())}
+    if 'intra' in protocols:
+        _check_intra(dataset)
     try:
-        for protocol in {*settings.protocols, *(('nway',) if settings.every_epochs else ())}:
+        for protocol in protocols:
             _episodes(protocol, split, settings, count=1)
     except ValueError as error:
         raise ConfigError(f'eval: {error}') from error
-    height, width = _resized(split.images.shape[1:3], settings.resize)
+    sizes = _resized_sizes(split, np.arange(len(split)), settings.resize)
+    small = int(sizes.min(axis=1).argmin())
+    height, width = sizes[small]
     if settings.crop > min(height, width):
         raise ConfigError(
-            f'eval.crop={settings.crop} is larger than the test images, {height}×{width} after eval.resize; lower it.'
+            f'eval.crop={settings.crop} is larger than {_where(split, small)}, {height}×{width} after eval.resize; '
+            'lower it, or set eval.resize to at least as much.'
         )
+    if not settings.crop and (sizes != sizes[0]).any():
+        raise ConfigError(
+            'the test images differ in size; set eval.resize and eval.crop to bring them to one, for example '
+            '--config.eval.resize=256 --config.eval.crop=224.'
+        )
+
+
+def _check_intra(dataset: Dataset) -> None:
+    present = np.unique(dataset.test.fine)
+    coarse, count = np.unique(dataset.coarse_of_fine[present], return_counts=True)
+    if (count == 1).any():
+        alone = coarse[count == 1][0]
+        fine = present[dataset.coarse_of_fine[present] == alone][0]
+        raise ConfigError(
+            f'coarse class {dataset.coarse_names[alone]!r} has the single fine class {dataset.fine_names[fine]!r} '
+            'among the test images, and intra-class episodes need two; add another, merge or remove the coarse class, '
+            "or leave intra out: --config.eval.protocols=\"('nway','allway')\"."
+        )
+
+
+def _where(split: Split, index: int) -> str:
+    return 'the test images' if isinstance(split.images, np.ndarray) else split.images.where(index)
+
+
+def _resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
+    """Height and width of these images after resizing the shorter side: int [n, 2]."""
+    images = split.images
+    if isinstance(images, np.ndarray):
+        return np.broadcast_to(_resized(images.shape[1:3], short), (len(indices), 2))
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    sizes = in_threads(lambda i: _resized(images.size(int(distinct[i])), short), len(distinct))
+    return np.asarray(list(sizes)).reshape(-1, 2)[inverse]
 
 
 def evaluate(
@@ -116,7 +162,7 @@ def evaluate(
     copies = [
         _support_copies(
             its_episodes,
-            split.images.shape[1:3],
+            split,
             settings,
             np.random.default_rng([settings.seed, fewshot.PROTOCOLS.index(protocol)]),
         )
@@ -124,14 +170,10 @@ def evaluate(
     ]
     distinct, row = np.unique(np.concatenate(copies), axis=0, return_inverse=True)
     rows = np.split(row.ravel(), np.cumsum([len(some) for some in copies])[:-1])
-    everything = np.arange(len(split.images))
-
-    def features(name: str, indices: np.ndarray, variants: np.ndarray | None) -> np.ndarray:
-        with_variables = functools.partial(extract, variables)
-        return _features(with_variables, split.images, indices, variants, settings.batch_size, name, shown)
-
-    queries = features('query features', everything, None)
-    supports = features('support features', distinct[:, 0], distinct[:, 1:])
+    queries = features(extract, variables, split, settings, shown=shown)
+    supports = features(
+        extract, variables, split, settings, distinct[:, 0], distinct[:, 1:], name='support features', shown=shown
+    )
     results = []
     for protocol, its_episodes, its_rows in zip(chosen, drawn, rows, strict=True):
         ways = [len(episode.classes) for episode in its_episodes]
@@ -162,21 +204,18 @@ def _episodes(protocol: str, split: Split, settings: Eval, count: int) -> list[f
 
 
 def _support_copies(
-    episodes: Sequence[fewshot.Episode], image_size: tuple[int, int], settings: Eval, rng: np.random.Generator
+    episodes: Sequence[fewshot.Episode], split: Split, settings: Eval, rng: np.random.Generator
 ) -> np.ndarray:
     """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant."""
     indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
-    height, width = _resized(image_size, settings.resize)
-    size = settings.crop or min(height, width)
-    margin = (height + 2 * settings.support_padding - size, width + 2 * settings.support_padding - size)
+    sizes = _resized_sizes(split, indices, settings.resize)
+    margin = sizes + 2 * settings.support_padding - (settings.crop or sizes.min(axis=1, keepdims=True))
     variants = augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
     return np.concatenate([indices[:, None], variants], axis=1)
 
 
 def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
-    height, width = image_size
-    scale = short / min(height, width) if short else 1
-    return int(height * scale), int(width * scale)
+    return resized_shape(*image_size, short) if short else image_size
 
 
 def _accuracies(
@@ -209,17 +248,34 @@ def _accuracies(
     return accuracies
 
 
-def _features(
-    extract: Callable[[np.ndarray, np.ndarray | None], jax.Array],
-    images: np.ndarray,
-    indices: np.ndarray,
-    variants: np.ndarray | None,
-    batch_size: int,
-    name: str,
-    shown: bool,
+def features(
+    extract: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray | None = None,
+    variants: np.ndarray | None = None,
+    *,
+    name: str = 'query features',
+    shown: bool = False,
 ) -> np.ndarray:
-    """[n, d] of these images, in their variants; in batches of one size, so that one program is compiled."""
-    batch = min(batch_size, len(indices))
+    """Features [n, d] of images of a split, in batches of one size, so that one program is compiled.
+
+    Args:
+        extract: see `make_extractor`.
+        variables: 'params' and 'batch_stats' of the network.
+        split: with the images.
+        settings: how they are resized and cropped.
+        indices: int [n], which images; None for all.
+        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
+        name: of the progress bar.
+        shown: whether to show it.
+
+    Raises:
+        FloatingPointError: the network gives features that are not finite.
+    """
+    indices = np.arange(len(split)) if indices is None else indices
+    batch = min(settings.batch_size, len(indices))
     parts = []
     with Progress(name, len(indices), unit='images', shown=shown) as progress:
         for start in range(0, len(indices), batch):
@@ -227,13 +283,38 @@ def _features(
             chosen = np.arange(start, start + batch)
             count = min(batch, len(indices) - start)
             chosen[count:] = start
-            part = extract(images[indices[chosen]], None if variants is None else variants[chosen])
+            part = _batch_features(
+                extract, variables, split, settings, indices[chosen], None if variants is None else variants[chosen]
+            )
             parts.append(np.asarray(part)[:count])
             progress.update(count)
-    features = np.concatenate(parts)
-    if not np.isfinite(features).all():
+    found = np.concatenate(parts)
+    if not np.isfinite(found).all():
         raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
-    return features
+    return found
+
+
+def _batch_features(
+    extract: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray,
+    variants: np.ndarray | None,
+) -> jax.Array:
+    if not isinstance(split.images, np.ndarray):
+        views = pipeline.evaluation_views(
+            split.images,
+            indices,
+            variants,
+            resize=settings.resize,
+            crop=settings.crop,
+            padding=settings.support_padding,
+        )
+        return extract.of_views(variables, views)
+    if variants is None:
+        return extract.of_images(variables, split.images[indices])
+    return extract.of_variants(variables, split.images[indices], variants)
 
 
 def title(result: Result) -> str:

@@ -44,6 +44,12 @@ def shard(array: Any, mesh: Mesh, dim: int = 0) -> jax.Array:
     return jax.device_put(array, NamedSharding(mesh, P(*[None] * dim, AXIS)))
 
 
+def from_processes(arrays: Any, mesh: Mesh) -> Any:
+    """Arrays split over the devices along their first dimension, of which each process holds its own devices' part."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(sharding, part), arrays)
+
+
 def statistics_groups(groups: int, num_devices: int, batch_size: int) -> tuple[int, bool, bool]:
     """How `groups` batch-norm groups of the global batch fall on the devices.
 
@@ -86,4 +92,15 @@ def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -
     unroll = mesh.devices.flat[0].platform == 'cpu'
     per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll)
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(), P(None, AXIS), P()), out_specs=(P(), P()))
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def map_cropped_step(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> Callable[..., Any]:
+    """`step.cropped_step` over the mesh, compiled once: (state, query, key, labels, rng) → (state, metrics).
+
+    The state is donated; crops and labels are split over the devices, all else is on every device.
+    """
+    per_device = functools.partial(step.cropped_step, recipe=recipe, views=views, axis_name=AXIS)
+    specs = (P(), P(AXIS), P(AXIS), P(AXIS), P())
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=(P(), P()))
     return jax.jit(mapped, donate_argnums=0)

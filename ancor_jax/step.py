@@ -181,17 +181,13 @@ def resident_steps(
     Returns:
         The state after S steps and metrics [S], among them 'step', the number of steps done before each.
     """
-    data_rng, step_rng = jax.random.fold_in(rng, 0), jax.random.fold_in(rng, 1)
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * indices.shape[1]
-    # The place in the global batch seeds a sample's views: they do not depend on the number of devices.
-    sample_index = first + jnp.arange(indices.shape[1], dtype=jnp.int32)
+    sample_index = _sample_index(indices.shape[1], axis_name)
 
     def one(state: TrainState, chosen: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         images = samples.images[chosen]
-        view_rng = jax.random.fold_in(data_rng, state.step)
-        query, key = augment.two_views(view_rng, images, sample_index, views)
+        query, key = augment.two_views(view_rng(rng, state.step), images, sample_index, views)
         batch = Batch(query, key, samples.labels[chosen])
-        after, metrics = train_step(state, batch, step_rng, recipe=recipe, axis_name=axis_name)
+        after, metrics = train_step(state, batch, _step_rng(rng), recipe=recipe, axis_name=axis_name)
         return after, metrics | {'step': state.step}
 
     if not unroll:
@@ -201,6 +197,53 @@ def resident_steps(
         state, metrics = one(state, chosen)
         history.append(metrics)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
+
+
+def cropped_step(
+    state: TrainState,
+    query: jax.Array,
+    key: jax.Array,
+    labels: jax.Array,
+    rng: jax.Array,
+    *,
+    recipe: Recipe,
+    views: augment.Recipe,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on crops that the host made: flip, colours and blur of the two views, then `train_step`.
+
+    Args:
+        state, recipe, axis_name: as `train_step`.
+        query, key: uint8 [n, size, size, 3], this device's share of the two views; `key` is not looked at without a
+            contrast.
+        labels: int32 [n].
+        rng: key of the run, as `resident_steps`.
+        views: augmentation of the two views, of which the crop is done.
+
+    Returns:
+        As `resident_steps` of one step.
+    """
+    sample_index = _sample_index(labels.shape[0], axis_name)
+    both = (query, key if recipe.method.uses_keys else query)
+    batch = Batch(*augment.finish_two_views(view_rng(rng, state.step), *both, sample_index, views), labels)
+    after, metrics = train_step(state, batch, _step_rng(rng), recipe=recipe, axis_name=axis_name)
+    return after, jax.tree.map(lambda value: value[None], metrics | {'step': state.step})
+
+
+def view_rng(rng: jax.Array, step: jax.Array | int) -> jax.Array:
+    """The key of a step's views, from the key of the run and the number of steps before it."""
+    return jax.random.fold_in(jax.random.fold_in(rng, 0), step)
+
+
+def _step_rng(rng: jax.Array) -> jax.Array:
+    """The key of the steps, apart from that of the views."""
+    return jax.random.fold_in(rng, 1)
+
+
+def _sample_index(n: int, axis_name: str | None) -> jax.Array:
+    """int32 [n]: places in the global batch; they seed the views, which so do not depend on the number of devices."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * n
+    return first + jnp.arange(n, dtype=jnp.int32)
 
 
 def _key_pass(

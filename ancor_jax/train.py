@@ -1,10 +1,12 @@
 """A run in a work directory: build, resume, train, validate, evaluate. No mathematics here."""
 
+import functools
+import itertools
 import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ancor_jax import augment, checkpoint, data, evaluate, mesh, metrics, models, optim, step
+from ancor_jax import augment, check_data, checkpoint, data, evaluate, mesh, metrics, models, optim, step
 from ancor_jax.config import Config, ConfigError, Views, to_dict
+from ancor_jax.data import pipeline
 from ancor_jax.methods import METHODS
 
 # Sections and fields that may change between the runs that share a work directory: they do not change what is trained.
 _MAY_CHANGE = {
     'eval': None,
     'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
-    'data': {'dir'},
+    'data': {'dir', 'download', 'cache', 'threads'},
 }
 
 
@@ -146,12 +149,24 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
         devices = mesh.make_mesh(config.train.devices, config.train.batch_norm_groups)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    dataset = data.load(config.data)
-    evaluate.check_episodes(dataset.test, config.eval)
-    _check_sizes(config, dataset, devices)
     method = METHODS[config.method]
-    num_classes = len(dataset.fine_names if method.labels == 'fine' else dataset.coarse_names)
-    laid_out = plan(config, num_classes, len(dataset.train.images), devices.size)
+    dataset = data.load(config.data)
+    if method.labels == 'fine' and not dataset.train.has_fine:
+        raise ConfigError(
+            f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '
+            'choose another method.'
+        )
+    if dataset.test.has_fine:
+        evaluate.check_episodes(dataset, config.eval)
+    elif config.eval.checkpoint == checkpoint.BEST:
+        raise ConfigError(
+            f"eval.checkpoint='best' needs few-shot validation, and {dataset.name} has no test images with fine "
+            "labels; use 'latest'."
+        )
+    _check_sizes(config, dataset, devices)
+    # Of training: where test classes are others (tieredImageNet), they come after those.
+    num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
+    laid_out = plan(config, num_classes, len(dataset.train), devices.size)
     size = laid_out.views.size
 
     def initial_state() -> step.TrainState:
@@ -175,6 +190,9 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
 def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
     """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
 
+    Returns:
+        The results; none where no test images have fine labels.
+
     Raises:
         ConfigError, data.DataError: what is asked for cannot be done; nothing has been written then.
     """
@@ -195,6 +213,9 @@ def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
         if config.eval.checkpoint == checkpoint.BEST:
             del state
             state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
+    if not run.dataset.test.has_fine:
+        print('No test images with fine labels, so no few-shot evaluation.', flush=True)
+        return []
     return _final_evaluation(run, state, 'results.json')
 
 
@@ -208,10 +229,25 @@ def evaluate_checkpoint(config: Config, directory: pathlib.Path) -> list[evaluat
     if not (directory / 'config.json').exists():
         raise checkpoint.CheckpointError(f'No run lies in {directory}; train first (--mode=train).')
     run = prepare(config, directory)
+    if not run.dataset.test.has_fine:
+        raise ConfigError(
+            f'{run.dataset.name} has no test images with fine labels, which few-shot evaluation needs; add them as '
+            'val/COARSE/FINE/ folders, or in the manifest.'
+        )
     _check_same_run(run)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         state = checkpoints.restore(run.abstract_state, config.eval.checkpoint)
     return _final_evaluation(run, state, 'evaluation.json')
+
+
+def look_at_data(config: Config, directory: pathlib.Path) -> None:
+    """Prints what training would see, see `check_data.report`."""
+    print(check_data.report(config, directory, view_recipe(config.views), run_rng(config)), flush=True)
+
+
+def run_rng(config: Config) -> jax.Array:
+    """The key of everything random in the steps of a run."""
+    return jax.random.fold_in(jax.random.key(config.seed), 1)
 
 
 def describe(run: Run) -> str:
@@ -231,13 +267,6 @@ def describe(run: Run) -> str:
     return '\n'.join(lines)
 
 
-def epoch_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
-    """int32 [steps, batch_size]: which images each step of an epoch sees; the incomplete last batch is left out."""
-    order = np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
-    steps = num_images // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size)
-
-
 def dispatch_sizes(steps: int, most: int) -> list[int]:
     """Cuts an epoch into dispatches of at most `most` steps: of equal size if that costs at most half of it, since
     each size is compiled once."""
@@ -250,11 +279,7 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
 def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Checkpoints) -> step.TrainState:
     """From the state's step to the last one, with checkpoints and validation at the ends of epochs."""
     config, laid_out = run.config, run.plan
-    split = run.dataset.train
-    labels = split.fine if laid_out.recipe.method.labels == 'fine' else split.coarse
-    samples = step.Samples(*mesh.replicate((split.images, labels), run.devices))
-    rng = mesh.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), run.devices)
-    steps = mesh.map_resident_steps(run.devices, laid_out.recipe, laid_out.views)
+    rng = mesh.replicate(run_rng(config), run.devices)
     batch_size, per_epoch = config.train.batch_size, laid_out.steps_per_epoch
     done = int(state.step)
     shown = config.train.progress
@@ -265,19 +290,22 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
         done=done * batch_size,
         shown=shown,
     )
+    resident = data.lives_on_device(run.dataset, config.data)
+    advance = (_resident_feed if resident else _host_feed)(run, rng, done)
     before = _training_seconds(run, done)
     start = time.monotonic()
+    validates = config.eval.every_epochs and run.dataset.test.has_fine
     with metrics.ScalarWriter(run.directory, config.train.tensorboard, done) as writer, progress:
         log = _Log(config, laid_out, writer, progress)
         for epoch in range(done // per_epoch, config.train.epochs):
             log.start()
-            for indices in _dispatches(run, epoch):
-                state, values = steps(state, samples, mesh.shard(indices, run.devices, dim=1), rng)
-                log.dispatched(len(indices), values)
+            for after, values in advance(state, epoch):
+                state = after
+                log.dispatched(values)
             log.catch_up()
             done += per_epoch
             last = epoch + 1 == config.train.epochs
-            if config.eval.every_epochs and ((epoch + 1) % config.eval.every_epochs == 0 or last):
+            if validates and ((epoch + 1) % config.eval.every_epochs == 0 or last):
                 score = _validation(run, state)
                 writer.write(done, {'validation_accuracy': score})
                 checkpoints.save_if_best(done, state, score)
@@ -290,16 +318,63 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     return state
 
 
-def _dispatches(run: Run, epoch: int) -> Iterator[np.ndarray]:
-    """The epoch's order, int32 [steps of a dispatch, batch]."""
+# (state before an epoch, epoch) → after each dispatch of it: the state, and metrics of its steps [S]
+_Feed = Callable[[step.TrainState, int], Iterator[tuple[step.TrainState, dict[str, jax.Array]]]]
+
+
+def _labels(run: Run) -> np.ndarray:
+    split = run.dataset.train
+    return split.fine if run.plan.recipe.method.labels == 'fine' else split.coarse
+
+
+def _resident_feed(run: Run, rng: jax.Array, _: int) -> _Feed:
+    """Training on images that live on the device."""
+    samples = step.Samples(*mesh.replicate((run.dataset.train.array, _labels(run)), run.devices))
+    steps = mesh.map_resident_steps(run.devices, run.plan.recipe, run.plan.views)
     settings = run.config.train
-    order = epoch_order(run.config.seed, epoch, len(run.dataset.train.images), settings.batch_size)
     # On CPU the steps of a dispatch are compiled one after the other (see `mesh.map_resident_steps`).
     most = settings.steps_per_dispatch or (1 if run.devices.devices.flat[0].platform == 'cpu' else 20)
-    start = 0
-    for size in dispatch_sizes(len(order), most):
-        yield order[start : start + size]
-        start += size
+
+    def advance(state: step.TrainState, epoch: int) -> Iterator[tuple[step.TrainState, dict[str, jax.Array]]]:
+        order = pipeline.epoch_order(run.config.seed, epoch, len(run.dataset.train), settings.batch_size)
+        start = 0
+        for size in dispatch_sizes(len(order), most):
+            indices = mesh.shard(order[start : start + size], run.devices, dim=1)
+            state, values = steps(state, samples, indices, rng)
+            yield state, values
+            start += size
+
+    return advance
+
+
+def _host_feed(run: Run, rng: jax.Array, done: int) -> _Feed:
+    """Training on images that the host reads and crops anew in every epoch."""
+    config, laid_out = run.config, run.plan
+    one_step = mesh.map_cropped_step(run.devices, laid_out.recipe, laid_out.views)
+    crops = pipeline.prefetch(
+        pipeline.batches(
+            run.dataset.train,
+            _labels(run),
+            size=laid_out.views.size,
+            crop_scale=laid_out.views.crop_scale,
+            crop_ratio=laid_out.views.crop_ratio,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            first_step=done,
+            last_step=config.train.epochs * laid_out.steps_per_epoch,
+            two_views=laid_out.recipe.method.uses_keys,
+            shard=(jax.process_index(), jax.process_count()),
+            threads=config.data.threads,
+        ),
+        functools.partial(mesh.from_processes, mesh=run.devices),
+    )
+
+    def advance(state: step.TrainState, _: int) -> Iterator[tuple[step.TrainState, dict[str, jax.Array]]]:
+        for batch in itertools.islice(crops, laid_out.steps_per_epoch):
+            state, values = one_step(state, *batch, rng)
+            yield state, values
+
+    return advance
 
 
 class _Log:
@@ -309,26 +384,25 @@ class _Log:
         self, config: Config, laid_out: Plan, writer: metrics.ScalarWriter, progress: metrics.Progress
     ) -> None:
         self._config, self._plan, self._writer, self._progress = config, laid_out, writer, progress
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: dict[str, jax.Array] | None = None
         self._rate = metrics.Rate()
 
     def start(self) -> None:
         """An epoch begins: what came between does not count for images/s."""
         self._rate.start()
 
-    def dispatched(self, steps: int, values: dict[str, jax.Array]) -> None:
-        """`steps` steps are on their way and will give these metrics [steps]."""
+    def dispatched(self, values: dict[str, jax.Array]) -> None:
+        """Steps are on their way and will give these metrics, each [steps]."""
         self.catch_up()
-        self._pending = (steps, values)
+        self._pending = values
 
     def catch_up(self) -> None:
         """Waits for what was dispatched last and tells about it."""
         if self._pending is None:
             return
-        steps, values = self._pending
+        arrays = {name: np.asarray(value) for name, value in self._pending.items()}
         self._pending = None
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        first = int(arrays.pop('step')[0])
+        steps, first = len(arrays['step']), int(arrays.pop('step')[0])
         images = steps * self._config.train.batch_size
         rate = self._rate.update(images)
         if not np.isfinite(arrays['loss']).all():
@@ -393,17 +467,20 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
-    """Images must be large enough for the network and small enough, all together, for a device."""
+    """Images must be large enough for the network and, where they live on the device, small enough for that."""
     smallest = 16 if config.model.name == 'resnet12' else 1  # four times halved
-    test = config.eval.crop or config.eval.resize or min(dataset.image_size)
-    for name, size in [('views.size', config.views.size), ('the side of a test image', test)]:
+    sizes = [('views.size', config.views.size)]
+    test = config.eval.crop or config.eval.resize or min(dataset.image_size or (0,))
+    if test:
+        sizes.append(('the side of a test image', test))
+    for name, size in sizes:
         if size < smallest:
             raise ConfigError(f'{name} is {size}, and {config.model.name} needs at least {smallest} pixels.')
     memory = (devices.devices.flat[0].memory_stats() or {}).get('bytes_limit')
-    if memory and dataset.train.images.nbytes > 0.8 * memory:
+    if memory and data.lives_on_device(dataset, config.data) and dataset.train.array.nbytes > 0.8 * memory:
         raise ConfigError(
-            f'the training images take {dataset.train.images.nbytes / 2**30:.1f} GiB and a device has '
-            f'{memory / 2**30:.1f}; lower data.image_size or data.train_images.'
+            f'the training images take {dataset.train.array.nbytes / 2**30:.1f} GiB and a device has '
+            f"{memory / 2**30:.1f}; use --config.data.pipeline='host', or lower data.image_size or data.train_images."
         )
 
 

@@ -119,8 +119,8 @@ def write_arrays(dataset: Dataset, path: pathlib.Path) -> None:
     """What `read_arrays` reads."""
     np.savez(
         path,
-        train_images=dataset.train.images,
-        test_images=dataset.test.images,
+        train_images=dataset.train.array,
+        test_images=dataset.test.array,
         train_fine=dataset.train.fine,
         test_fine=dataset.test.fine,
         coarse_of_fine=dataset.coarse_of_fine,

@@ -1,20 +1,16 @@
-"""The data sets' checks, the digits, and TFDS on small data sets that are prepared here from real images."""
+"""The common form of the data sets and its checks, decoding into memory, the way of the images, and the digits."""
 
 import io
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits
 
 from ancor_jax import data
 from ancor_jax.config import Data
-from ancor_jax.data import DataError, Dataset, Split, dataset, digits, tfds_source
+from ancor_jax.data import DataError, Dataset, Split, dataset, digits, images
 
 FINE_NAMES = ('oak', 'elm', 'cat', 'dog')
 COARSE_NAMES = ('tree', 'pet')
@@ -73,7 +69,7 @@ def changed(**parts: Any) -> Split:
     [
         ({'train': changed(images=np.zeros((12, 6, 5, 3), np.float32))}, 'train split: images are float32'),
         ({'train': changed(images=np.zeros((12, 6, 5), np.uint8))}, r'give uint8 \[N, H, W, 3\]'),
-        ({'test': small_split(0)}, 'test split is empty'),
+        ({'train': small_split(0)}, 'train split is empty'),
         ({'train': changed(fine=np.zeros(11, np.int32))}, 'fine labels are int32'),
         ({'train': changed(coarse=np.zeros(12, np.int64))}, 'coarse labels are int64'),
         ({'train': changed(fine=np.arange(12, dtype=np.int32))}, 'from 0 to 11 but there are 4 fine classes'),
@@ -85,7 +81,8 @@ def changed(**parts: Any) -> Split:
         ({'coarse_names': ('thing',)}, r"1 coarse class \('thing'\); give data with at least two"),
         ({'coarse_of_fine': np.zeros(3, np.int32)}, r'coarse_of_fine is int32 \(3,\)'),
         ({'coarse_of_fine': np.asarray([0, 0, 1, 2], np.int32)}, 'beyond the 2 coarse classes'),
-        ({'test': changed(images=np.zeros((12, 6, 6, 3), np.uint8))}, 'set image_size'),
+        ({'test': changed(images=np.zeros((12, 6, 6, 3), np.uint8))}, 'set data.image_size'),
+        ({'test': changed(fine=np.full(12, -2, np.int32))}, 'fine labels go from -2 to -2'),
     ],
 )
 def test_bad_data_are_refused_in_a_sentence(changes: dict[str, Any], message: str) -> None:
@@ -145,6 +142,135 @@ def test_bad_options_are_refused() -> None:
         load('')
 
 
+# --- unknown fine labels --------------------------------------------------------------------------------
+
+
+def test_fine_labels_may_be_unknown() -> None:
+    some = changed(fine=np.where(np.arange(12) < 5, dataset.UNKNOWN, small_split().fine).astype(np.int32))
+    none = changed(fine=np.full(12, dataset.UNKNOWN, np.int32))
+    assert [split.has_fine for split in (small_split(), some, none, small_split(0))] == [True, False, False, False]
+
+    splits = [none, small_split(8)]
+    np.testing.assert_array_equal(dataset.derive_coarse_of_fine(splits, COARSE_NAMES, FINE_NAMES, 'x'), COARSE_OF_FINE)
+    assert 'known of the test images alone' in small_dataset(train=none).summary()
+    unlabelled = small_dataset(train=none, test=none, fine_names=(), coarse_of_fine=np.zeros(0, np.int32))
+    assert 'fine classes unknown' in unlabelled.summary()
+    # The known labels of a split are still checked.
+    torn = changed(fine=some.fine, coarse=np.where(np.arange(12) < 5, small_split().coarse, 0).astype(np.int32))
+    with pytest.raises(DataError, match="'cat' occurs in two coarse classes"):
+        small_dataset(train=torn)
+
+
+def test_the_test_split_may_be_empty() -> None:
+    assert '0 test images' in small_dataset(test=dataset.no_images()).summary()
+
+
+def test_limit_train_goes_by_coarse_classes_where_fine_ones_are_unknown() -> None:
+    train = changed(fine=np.full(12, dataset.UNKNOWN, np.int32))
+    limited = dataset.limit_train(small_dataset(train=train), 4, seed=0)
+    np.testing.assert_array_equal(np.bincount(limited.train.coarse), [2, 2])
+    with pytest.raises(DataError, match='fewer than the 2 coarse classes of small'):
+        dataset.limit_train(small_dataset(train=train), 1, seed=0)
+
+
+# --- images that are read one by one --------------------------------------------------------------------
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded_split(pictures: list[np.ndarray], damaged: tuple[int, ...] = ()) -> Split:
+    blobs = [b'not an image' if i in damaged else png(p) for i, p in enumerate(pictures)]
+    fine = (np.arange(len(blobs)) % 4).astype(np.int32)
+    return Split(images.blobs(blobs, 'album'), COARSE_OF_FINE[fine], fine)
+
+
+def encoded_dataset(train: Split, test: Split) -> Dataset:
+    return Dataset('album', train, test, COARSE_NAMES, FINE_NAMES, COARSE_OF_FINE)
+
+
+def test_images_are_decoded_into_memory_in_their_order() -> None:
+    pictures = [picture(7, 5, seed) for seed in range(150)]  # more than one thread's share
+    split = dataset.in_memory(encoded_split(pictures), 0, 'here')
+    np.testing.assert_array_equal(split.array, pictures)
+    np.testing.assert_array_equal(split.fine, np.arange(150) % 4)
+    assert dataset.in_memory(split, 0, 'here') is split
+    with pytest.raises(TypeError, match='not in memory'):
+        _ = encoded_split(pictures[:1]).array
+
+
+def test_images_of_several_sizes_come_to_one_size() -> None:
+    split = encoded_split([picture(12, 12), picture(20, 31), picture(9, 6)])
+    with pytest.raises(DataError, match=r'here: album: image 1 has 20x31 .* image 0 has 12x12; .*image_size') as caught:
+        dataset.in_memory(split, 0, 'here')
+    assert '\n' not in str(caught.value)
+    small = dataset.in_memory(split, 12, 'here').array
+    assert small.shape == (3, 12, 12, 3)
+    np.testing.assert_array_equal(small[0], picture(12, 12))  # of the right size already
+    wide = np.asarray(Image.fromarray(picture(20, 31)).resize((18, 12), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(small[1], wide[:, 3:15])
+
+
+def test_unreadable_images_are_named_or_left_out() -> None:
+    pictures = [picture(6, 6, seed) for seed in range(10)]
+    split = encoded_split(pictures, damaged=(3, 7))
+    with pytest.raises(DataError, match='album: image 3 cannot be read'):
+        dataset.in_memory(split, 0, 'here')
+    left, complaints = dataset.without_unreadable(split, 2, 'here')
+    kept = [i for i in range(10) if i not in (3, 7)]
+    np.testing.assert_array_equal(left.fine, np.asarray(kept) % 4)
+    np.testing.assert_array_equal(dataset.in_memory(left, 0, 'here').array, [pictures[i] for i in kept])
+    assert [text[:14] for text in complaints] == ['album: image 3', 'album: image 7']
+    with pytest.raises(DataError, match='here: 2 of 10 images cannot be read, and up to 1 may; album: image 3'):
+        dataset.without_unreadable(split, 1, 'here')
+    whole = encoded_split(pictures)
+    assert dataset.without_unreadable(whole, 0, 'here') == (whole, [])
+
+
+def test_unreadable_images_count_over_both_splits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    pictures = [picture(6, 6, seed) for seed in range(8)]
+    album = encoded_dataset(encoded_split(pictures, damaged=(1,)), encoded_split(pictures, damaged=(4,)))
+    monkeypatch.setitem(data.LOADERS, 'album', lambda settings: album)
+    loaded = load('album', max_unreadable=2)
+    assert (len(loaded.train), len(loaded.test)) == (7, 7)
+    assert capsys.readouterr().err.count('left out: album: image') == 2
+    with pytest.raises(DataError, match='test images: 1 of 8 images cannot be read, and up to 0 may'):
+        load('album', max_unreadable=1)
+
+
+def test_the_images_go_to_the_device_if_they_are_small_and_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    equal = encoded_dataset(encoded_split([picture(6, 6)] * 8), encoded_split([picture(6, 6)] * 4))
+    mixed = encoded_dataset(encoded_split([picture(6, 6)] * 8), encoded_split([picture(6, 7)] * 4))
+    current = equal
+    monkeypatch.setitem(data.LOADERS, 'album', lambda settings: current)
+
+    def on_device(**fields: Any) -> bool:
+        loaded = load('album', **fields)
+        kinds = [isinstance(split.images, np.ndarray) for split in (loaded.train, loaded.test)]
+        assert kinds[0] == kinds[1] == (loaded.image_size is not None)
+        return kinds[0]
+
+    assert on_device()
+    assert on_device(pipeline='device')
+    assert not on_device(pipeline='host')
+    current = mixed
+    assert not on_device()
+    assert on_device(image_size=5)
+    with pytest.raises(DataError, match='set data.image_size'):
+        load('album', pipeline='device')
+    monkeypatch.setattr(data, '_DEVICE_BYTES', 8 * 5 * 5 * 3 - 1)
+    assert not on_device(image_size=5)
+    current = small_dataset()
+    assert on_device()  # they are in memory already
+
+
 # --- digits ---------------------------------------------------------------------------------------------
 
 
@@ -181,157 +307,7 @@ def test_digits_groups_and_sizes() -> None:
     assert np.abs(back - digits.load(8).train.images[..., 0]).mean() < 12
 
 
-# --- TFDS -----------------------------------------------------------------------------------------------
-
-
-def png(pixels: np.ndarray) -> io.BytesIO:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    buffer.seek(0)
-    return buffer
-
-
-Examples = list[tuple[np.ndarray, str, str]]  # image, fine name, coarse name
-
-
-def prepare(dataset_name: str, directory: Path, splits: dict[str, Examples], grey: bool = False) -> None:
-    """Writes a TFDS data set with the features of CIFAR-100; TFDS itself does not get to know its name."""
-    import tensorflow_datasets as tfds
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = dataset_name
-        VERSION = tfds.core.Version('1.0.0')
-
-        def _info(self) -> Any:
-            features = {
-                'id': tfds.features.Text(),
-                'image': tfds.features.Image(shape=(None, None, 1 if grey else 3)),
-                'label': tfds.features.ClassLabel(names=list(FINE_NAMES)),
-                'coarse_label': tfds.features.ClassLabel(names=list(COARSE_NAMES)),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return {split: self._generate_examples(split) for split in splits}
-
-        def _generate_examples(self, split: str) -> Any:
-            for i, (image, fine, coarse) in enumerate(splits[split]):
-                labels = {'label': fine, 'coarse_label': coarse}
-                yield f'{split}{i:04d}', {'id': str(i), 'image': png(image), **labels}
-
-    Builder(data_dir=str(directory), file_format='array_record').download_and_prepare()
-
-
-def patches(count: int, height: int = 10, width: int = 10) -> Examples:
-    """Real image patches: trees and pets by name only, every pixel from china.jpg and flower.jpg."""
-    photos = load_sample_images().images
-    examples = []
-    for i in range(count):
-        fine = i % 4
-        top = 7 * i % 300
-        patch = photos[fine // 2][top : top + height, 5 * i : 5 * i + width]
-        examples.append((patch, FINE_NAMES[fine], COARSE_NAMES[fine // 2]))
-    return examples
-
-
-def by_content(split: Split) -> dict[bytes, tuple[int, int]]:
-    labels = zip(split.fine.tolist(), split.coarse.tolist(), strict=True)
-    return {image.tobytes(): pair for image, pair in zip(split.images, labels, strict=True)}
-
-
-@pytest.fixture(scope='module')
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A TFDS directory with `tiny_pairs`: 40 + 12 patches, all 10x10."""
-    folder = tmp_path_factory.mktemp('tfds')
-    prepare('tiny_pairs', folder, {'train': patches(40), 'test': patches(12)})
-    return folder
-
-
-def test_tfds_gives_every_image_with_its_labels(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tfds_source, '_CHUNK', 7)  # several chunks, the last one short
-    loaded = load('tiny_pairs', dir=str(directory))
-    for split, examples in ((loaded.train, patches(40)), (loaded.test, patches(12))):
-        assert split.images.shape == (len(examples), 10, 10, 3)
-        assert by_content(split) == {
-            image.tobytes(): (FINE_NAMES.index(fine), COARSE_NAMES.index(coarse)) for image, fine, coarse in examples
-        }
-    assert loaded.fine_names == FINE_NAMES
-    assert loaded.coarse_names == COARSE_NAMES
-    np.testing.assert_array_equal(loaded.coarse_of_fine, COARSE_OF_FINE)
-    swapped = load('tiny_pairs', dir=str(directory), train_split='test', test_split='train[:5]')
-    assert (len(swapped.train), len(swapped.test)) == (12, 5)
-
-
-def test_tfds_is_read_without_tensorflow(directory: Path) -> None:
-    code = (
-        'import sys\n'
-        'from ancor_jax import data\n'
-        'from ancor_jax.config import Data\n'
-        "assert not {'sklearn', 'PIL', 'tensorflow_datasets'} & set(sys.modules)\n"
-        f'print(data.load(Data(name="tiny_pairs", dir={str(directory)!r})).summary())\n'
-        "assert 'tensorflow' not in sys.modules\n"
-    )
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith('tiny_pairs: 40 training and 12 test images of 10x10 pixels; 2 coarse')
-
-
-def test_tfds_images_of_several_sizes(tmp_path: Path) -> None:
-    mixed = patches(8) + patches(4, 20, 31)
-    prepare('mixed_pairs', tmp_path, {'train': mixed, 'test': patches(4)})
-    with pytest.raises(DataError, match=r'mixed_pairs train: image .* set image_size'):
-        load('mixed_pairs', dir=str(tmp_path))
-    loaded = load('mixed_pairs', dir=str(tmp_path), image_size=12)
-    assert loaded.train.images.shape == (12, 12, 12, 3)
-    image = Image.fromarray(mixed[8][0]).resize((19, 12), Image.Resampling.BILINEAR).crop((3, 0, 15, 12))
-    assert np.asarray(image).tobytes() in by_content(loaded.train)
-
-
-def test_tfds_grey_images_become_three_channels(tmp_path: Path) -> None:
-    grey = [(image[..., :1], fine, coarse) for image, fine, coarse in patches(8)]
-    flat = [(image[..., 0], fine, coarse) for image, fine, coarse in grey]
-    prepare('grey_pairs', tmp_path, {'train': flat, 'test': flat}, grey=True)
-    loaded = load('grey_pairs', dir=str(tmp_path))
-    assert set(by_content(loaded.train)) == {np.repeat(image, 3, axis=-1).tobytes() for image, _, _ in grey}
-
-
-def test_tfds_fine_class_in_two_coarse_classes(tmp_path: Path) -> None:
-    examples = patches(8)
-    wrong = [*examples[:7], (examples[7][0], 'dog', 'tree')]
-    prepare('torn_pairs', tmp_path, {'train': examples, 'test': wrong})
-    with pytest.raises(DataError, match="torn_pairs: fine class 'dog' occurs in two coarse classes"):
-        load('torn_pairs', dir=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'coarse_key': 'group'}, r"no class label 'group'; set coarse_key to one of .*'coarse_label'"),
-        ({'fine_key': 'id'}, r"no class label 'id'; set fine_key to one of .*'label'"),
-        ({'test_split': 'validation'}, "no split 'validation'; its splits are: "),
-    ],
-)
-def test_tfds_wrong_names_are_refused(directory: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        load('tiny_pairs', dir=str(directory), **options)
-
-
-def test_tfds_missing_data_say_what_where_and_how(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'tfds build cifar100 --file_format=array_record') as caught:
-        load('cifar100', dir=str(tmp_path))
-    assert str(tmp_path / 'cifar100') in str(caught.value)
-    with pytest.raises(DataError, match="no data set 'no_such_pairs'") as caught:
-        load('no_such_pairs', dir=str(tmp_path))
-    assert str(tmp_path) in str(caught.value)
-    assert '\n' not in str(caught.value)
-
-
-def test_tfds_data_in_another_format_are_refused(directory: Path, tmp_path: Path) -> None:
-    shutil.copytree(directory / 'tiny_pairs', tmp_path / 'tiny_pairs')
-    info = tmp_path / 'tiny_pairs' / '1.0.0' / 'dataset_info.json'
-    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(DataError, match=r'but the data are in the tfrecord format; .* tfds build tiny_pairs'):
-        load('tiny_pairs', dir=str(tmp_path))
+# --- sources --------------------------------------------------------------------------------------------
 
 
 def test_a_further_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,9 +321,3 @@ def test_a_further_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load('mine', dir='somewhere', image_size=6, train_images=4)
     assert len(loaded.train) == 4
     assert seen == [Data(name='mine', dir='somewhere', image_size=6, train_images=4)]
-
-
-def test_imagenet_is_missing_in_one_sentence() -> None:
-    with pytest.raises(DataError, match='no ImageNet .* get ILSVRC2012 .* --config.data.name=') as caught:
-        load('imagenet')
-    assert '\n' not in str(caught.value)

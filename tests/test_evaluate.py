@@ -1,5 +1,6 @@
 """Evaluation: distinct images pass the network once, the seed fixes everything, results are what they should be."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ancor_jax import augment, evaluate, fewshot, models
-from ancor_jax.config import Eval, Views
+from ancor_jax import augment, data, evaluate, fewshot, models
+from ancor_jax.config import ConfigError, Eval, Views
 from ancor_jax.data import Split
 from configs import digits_coarse
 
@@ -40,6 +41,13 @@ class Counting:
         return jnp.asarray(np.stack([np.cos(level), np.sin(level)], axis=1))
 
 
+def by(function) -> evaluate.Extractor:
+    """An extractor of (variables, images, variants or None) → features, whichever way images come."""
+    return evaluate.Extractor(
+        lambda v, images: function(v, images, None), function, lambda v, images: function(v, images, None)
+    )
+
+
 def settings(**changes) -> Eval:
     values = {'queries': 5, 'episodes': 30, 'batch_size': 1, 'support_copies': 3, 'support_padding': 1}
     return Eval(**(values | changes))
@@ -47,7 +55,7 @@ def settings(**changes) -> Eval:
 
 def test_each_distinct_input_passes_the_network_once():
     extract = Counting()
-    results = evaluate.evaluate(extract, None, split(), settings(classifiers=('nn', 'cosine', 'lr', 'knn')))
+    results = evaluate.evaluate(by(extract), None, split(), settings(classifiers=('nn', 'cosine', 'lr', 'knn')))
     assert len(extract.plain) == CLASSES * PER_CLASS == len(set(extract.plain))
     assert len(extract.varied) == len(set(extract.varied))
     wanted = 30 * 3 * (5 + CLASSES + 4)  # supports of all episodes, copies included, ways up to 4 inside a class
@@ -62,7 +70,7 @@ def test_each_distinct_input_passes_the_network_once():
 
 def test_flips_alone_are_two_inputs_an_image():
     extract = Counting()
-    evaluate.evaluate(extract, None, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
+    evaluate.evaluate(by(extract), None, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
     assert {variant for _, variant in extract.varied} == {(0, 0, 0), (0, 0, 1)}
     assert len(extract.varied) <= 2 * CLASSES * PER_CLASS
 
@@ -74,9 +82,9 @@ def test_batches_do_not_matter():
             rows = rows * 1000 + variants @ np.array([1, 10, 100])
         return jnp.asarray(np.stack([np.random.default_rng(row).normal(size=16) for row in rows]), jnp.float32)
 
-    one = evaluate.evaluate(random_features, None, split(), settings(batch_size=1))
-    many = evaluate.evaluate(random_features, None, split(), settings(batch_size=64))
-    other = evaluate.evaluate(random_features, None, split(), settings(batch_size=64, seed=1))
+    one = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=1))
+    many = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=64))
+    other = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=64, seed=1))
     for a, b, c in zip(one, many, other, strict=True):
         np.testing.assert_array_equal(a.accuracies, b.accuracies)
         assert (a.accuracies != c.accuracies).any()
@@ -95,36 +103,120 @@ def test_extractor_is_the_network_on_the_transformed_images():
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     shifted = np.stack([p[d : d + 16, r : r + 16] for p, (d, r, _) in zip(padded, variants, strict=True)])
     shifted[1] = shifted[1][:, ::-1]
-    for actual, pixels in [(extract(variables, images, None), images), (extract(variables, images, variants), shifted)]:
+    plain, varied = extract.of_images(variables, images), extract.of_variants(variables, images, variants)
+    for actual, pixels in [(plain, images), (varied, shifted)]:
         normal = augment.normalize(jnp.asarray(pixels), views.mean, views.std)
         expected = fewshot.normalize(features(variables, normal))
         np.testing.assert_allclose(actual, expected, atol=1e-5)
-    np.testing.assert_allclose(extract(variables, images, None)[3], extract(variables, images, variants)[3], atol=1e-5)
-    head = evaluate.make_extractor(model, views, settings(features='embedding'))
-    assert head(variables, images, None).shape == (4, 128)
-    np.testing.assert_allclose(jnp.linalg.norm(head(variables, images, None), axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(plain[3], varied[3], atol=1e-5)
+    np.testing.assert_allclose(extract.of_views(variables, shifted), varied, atol=1e-5)
+    embedded = evaluate.make_extractor(model, views, settings(features='embedding')).of_images(variables, images)
+    assert embedded.shape == (4, 128)
+    np.testing.assert_allclose(jnp.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
     assert config.eval.features == 'backbone'
 
 
 def test_too_few_images_for_an_episode():
     with pytest.raises(ValueError, match='20 images'):
-        evaluate.evaluate(Counting(), None, split(), settings(queries=20))
+        evaluate.evaluate(by(Counting()), None, split(), settings(queries=20))
 
 
 def test_support_augmentation_does_not_depend_on_the_other_protocols():
     alone, together = Counting(), Counting()
-    evaluate.evaluate(alone, None, split(), settings(), protocols=('intra',))
-    evaluate.evaluate(together, None, split(), settings())
+    evaluate.evaluate(by(alone), None, split(), settings(), protocols=('intra',))
+    evaluate.evaluate(by(together), None, split(), settings())
     assert set(alone.varied) < set(together.varied)
 
 
 def test_features_that_are_not_finite():
+    broken = by(lambda v, images, _: jnp.full((len(images), 2), jnp.nan))
     with pytest.raises(FloatingPointError, match='not finite'):
-        evaluate.evaluate(lambda v, images, _: jnp.full((len(images), 2), jnp.nan), None, split(), settings())
+        evaluate.evaluate(broken, None, split(), settings())
 
 
 def test_json_holds_every_episode():
-    results = evaluate.evaluate(Counting(), None, split(), settings())
+    results = evaluate.evaluate(by(Counting()), None, split(), settings())
     stored = json.loads(json.dumps(evaluate.as_json(results, digits_coarse.experiment(), 7, 1.0)))
     assert stored['step'] == 7
     assert [len(row['accuracies']) for row in stored['results']] == [30, 30, 30]
+
+
+class Listed:
+    """Images of any size, read one by one."""
+
+    def __init__(self, images):
+        self.images = list(images)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+    def size(self, index):
+        return self.images[index].shape[:2]
+
+    def where(self, index):
+        return f'picture {index}'
+
+    def check(self, index):
+        pass
+
+
+def mean_colours(variables, images, variants):
+    """Features that see every pixel's place."""
+    if variants is not None:
+        images = np.asarray(augment.apply_variant(jnp.asarray(images), variants, SIZE, 1))
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return jnp.asarray(flat @ np.random.default_rng(0).normal(size=(flat.shape[1], 12)).astype(np.float32))
+
+
+@pytest.mark.parametrize('batch_size', [1, 64])
+def test_images_read_one_by_one_give_the_same_as_in_memory(batch_size):
+    noise = np.random.default_rng(1).integers(0, 256, split().images.shape, np.uint8)
+    in_memory = dataclasses.replace(split(), images=noise)
+    listed = dataclasses.replace(in_memory, images=Listed(noise))
+    choice = settings(batch_size=batch_size)
+    for one, other in zip(
+        evaluate.evaluate(by(mean_colours), None, in_memory, choice),
+        evaluate.evaluate(by(mean_colours), None, listed, choice),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one.accuracies, other.accuracies)
+
+
+def test_images_of_several_sizes_are_resized_and_cropped_anywhere():
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(20, 60, (CLASSES * PER_CLASS, 2))
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    of_sizes = dataclasses.replace(split(), images=Listed(images))
+    seen = []
+
+    def remember(variables, views):
+        seen.append(views.shape[1:])
+        return jnp.asarray(views.reshape(len(views), -1)[:, :5].astype(np.float32))
+
+    extract = evaluate.Extractor(remember, remember, remember)
+    choice = settings(resize=16, crop=12, support_padding=0, batch_size=32)
+    results = evaluate.evaluate(extract, None, of_sizes, choice)
+    assert set(seen) == {(12, 12, 3)}
+    assert len(results) == 3
+    dataset = data.Dataset(
+        'shapes', of_sizes, of_sizes, ('a', 'b'), tuple('0123456'), np.arange(7, dtype=np.int32) // 4
+    )
+    evaluate.check_episodes(dataset, choice)
+    with pytest.raises(ConfigError, match='differ in size'):
+        evaluate.check_episodes(dataset, settings(support_padding=0))
+    with pytest.raises(ConfigError, match='eval.crop=20 is larger than picture .* after eval.resize'):
+        evaluate.check_episodes(dataset, settings(resize=16, crop=20, support_padding=0))
+
+
+def test_a_coarse_class_with_a_single_fine_class():
+    fine = np.repeat(np.arange(3, dtype=np.int32), 20)
+    images = np.zeros((60, 16, 16, 3), np.uint8)
+    coarse_of_fine = np.array([0, 0, 1], np.int32)
+    part = Split(images, coarse_of_fine[fine], fine)
+    dataset = data.Dataset('few', part, part, ('dog', 'cat'), ('pug', 'collie', 'siamese'), coarse_of_fine)
+    with pytest.raises(ConfigError, match=r"'cat' has the single fine class 'siamese'.*leave intra out"):
+        evaluate.check_episodes(dataset, settings(ways=2))
+    evaluate.check_episodes(dataset, settings(ways=2, protocols=('nway', 'allway')))

@@ -8,6 +8,7 @@ import pytest
 
 from ancor_jax import checkpoint, evaluate, train
 from ancor_jax.config import Config, ConfigError
+from ancor_jax.data import pipeline
 from configs import digits_coarse, imagenet_coarse
 
 
@@ -97,8 +98,10 @@ def test_same_seed_same_numbers_bit_for_bit_also_after_a_stop(finished, tmp_path
     broken = tmp_path / 'broken'
     with pytest.MonkeyPatch.context() as patch:
         # The second epoch's order is asked for after the first epoch's checkpoint.
-        original = train.epoch_order
-        patch.setattr(train, 'epoch_order', lambda seed, epoch, *rest: cut() if epoch else original(seed, epoch, *rest))
+        original = pipeline.epoch_order
+        patch.setattr(
+            pipeline, 'epoch_order', lambda seed, epoch, *rest: cut() if epoch else original(seed, epoch, *rest)
+        )
         with pytest.raises(PowerCut):
             train.train(config, broken)
     assert restored(config, broken).step == 4
@@ -150,14 +153,14 @@ def test_several_devices_and_a_resume_on_another_number(tmp_path):
     config = small(train__devices=4, train__epochs=1, eval__protocols=('nway',))
     config.train.epochs = 2
     with pytest.MonkeyPatch.context() as patch:
-        original = train.epoch_order
+        original = pipeline.epoch_order
 
         def stop(seed, epoch, *rest):
             if epoch:
                 raise KeyboardInterrupt
             return original(seed, epoch, *rest)
 
-        patch.setattr(train, 'epoch_order', stop)
+        patch.setattr(pipeline, 'epoch_order', stop)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, tmp_path / 'run')
     config.train.devices = 2
@@ -231,11 +234,11 @@ def test_imagenet_recipe_builds_its_model_and_step():
 
 
 def test_epoch_order_is_a_new_permutation_each_epoch():
-    first, second = train.epoch_order(0, 0, 103, 10), train.epoch_order(0, 1, 103, 10)
+    first, second = pipeline.epoch_order(0, 0, 103, 10), pipeline.epoch_order(0, 1, 103, 10)
     assert first.shape == (10, 10)
     assert len(np.unique(first)) == 100
     assert (first != second).any()
-    np.testing.assert_array_equal(train.epoch_order(0, 1, 103, 10), second)
+    np.testing.assert_array_equal(pipeline.epoch_order(0, 1, 103, 10), second)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ancor_jax.data.dataset import DataError, Dataset, Split, derive_coarse_of_fine
+from ancor_jax.data.dataset import Dataset, Split, derive_coarse_of_fine
+from ancor_jax.data.images import DataError
 
 DEFAULT_SIZE = 16
 TRAIN_FRACTION = 0.7

@@ -1,0 +1,216 @@
+"""The host's part of the input of images that do not fit the device: read, decode, crop both views, batch.
+
+A batch is a pure function of the seed and the step: a run goes on from any step by starting there, so the position in
+the data is the step number of the checkpoint. Each image is decoded once for its two views. Flip, colours, blur and
+normalisation are left to the device (`augment.finish_two_views`), which does them inside the training step.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+
+from ancor_jax import augment
+from ancor_jax.data.dataset import Split
+from ancor_jax.data.images import ImageSource, centre_crop, in_threads, resize_short
+
+_PREFETCHED_BATCHES = 2
+_CHUNK = 8  # rows that a thread makes at once
+_BOX_STREAM = 1  # keeps the boxes' random numbers apart from those of the order
+
+
+class Crops(NamedTuple):
+    """A batch, or one process's share of it: n of the N samples."""
+
+    query: np.ndarray  # uint8 [n, size, size, 3], first views
+    key: np.ndarray  # second views; [n, 0, 0, 3] where one view is all that is asked for
+    labels: np.ndarray  # int32 [n]
+
+
+def epoch_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+    """int32 [steps, batch_size]: which images each step of an epoch sees; the incomplete last batch is left out."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
+    steps = num_images // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def batches(
+    split: Split,
+    labels: np.ndarray,
+    *,
+    size: int,
+    crop_scale: tuple[float, float] = (0.2, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    two_views: bool = True,
+    shard: tuple[int, int] = (0, 1),
+    threads: int = 0,
+) -> Iterator[Crops]:
+    """The batches of the steps `first_step` ... `last_step` - 1, made ahead of their use in threads.
+
+    Args:
+        split: the training images.
+        labels: int32 [M], what to train on: `split.coarse` or `split.fine`.
+        size: side of a view, in pixels.
+        crop_scale, crop_ratio: of the random resized crop, see `augment.crop_box`.
+        batch_size: N, over all processes.
+        seed: of order and boxes.
+        first_step, last_step: numbers of steps since the start of the training.
+        two_views: whether the second view is needed.
+        shard: (index, count) of this process: it makes rows [index·N/count, (index+1)·N/count) of each batch.
+        threads: 0 is one a core.
+
+    Raises:
+        ValueError: the batch does not divide over the processes.
+        UnreadableImageError: while iterating.
+    """
+    import cv2
+    import grain.python as grain
+
+    index, count = shard
+    if batch_size % count:
+        raise ValueError(f'a batch of {batch_size} does not divide over {count} processes; choose a multiple')
+    cv2.setNumThreads(1)  # the parallelism is over images
+    share = batch_size // count
+    threads = threads or os.cpu_count() or 1
+    chunks = _Chunks(split.images, batch_size, index * share, share, seed, first_step, last_step)
+    crop = functools.partial(_crops, split.images, size=size, scale=crop_scale, ratio=crop_ratio, views=1 + two_views)
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES * chunks.per_step)
+    made = iter(grain.MapDataset.source(chunks).map(crop).to_iter_dataset(ahead))
+    for _ in range(last_step - first_step):
+        parts = list(itertools.islice(made, chunks.per_step))
+        views = np.concatenate([part for _, part in parts], axis=1)
+        key = views[1] if two_views else np.empty((share, 0, 0, 3), np.uint8)
+        yield Crops(views[0], key, labels[np.concatenate([images for images, _ in parts])])
+
+
+class _Chunk(NamedTuple):
+    """Some rows of one batch, before their images are read."""
+
+    images: np.ndarray  # int32 [rows], indices
+    seeds: list[tuple[int, ...]]  # of the boxes of each row
+
+
+class _Chunks:
+    """All rows that this process makes, in order and a few at a time: random access for Grain."""
+
+    def __init__(
+        self, images: Any, batch_size: int, first_row: int, rows: int, seed: int, first_step: int, last_step: int
+    ) -> None:
+        self._count, self._batch_size, self._seed = len(images), batch_size, seed
+        self._first_row, self._rows = first_row, rows
+        self._first_step, self._steps = first_step, last_step - first_step
+        self.per_step = -(-rows // _CHUNK)
+        self._order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(seed, epoch, self._count, batch_size))
+
+    def __len__(self) -> int:
+        return self._steps * self.per_step
+
+    def __getitem__(self, position: SupportsIndex) -> _Chunk:
+        steps, chunk = divmod(int(position), self.per_step)
+        step = steps + self._first_step
+        first = chunk * _CHUNK
+        rows = range(self._first_row + first, self._first_row + min(first + _CHUNK, self._rows))
+        epoch, step_of_epoch = divmod(step, self._count // self._batch_size)
+        images = self._order(epoch)[step_of_epoch, rows.start : rows.stop]
+        return _Chunk(images, [(self._seed, _BOX_STREAM, step, row) for row in rows])
+
+
+def _crops(
+    images: Any, chunk: _Chunk, *, size: int, scale: tuple[float, float], ratio: tuple[float, float], views: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images, and their views uint8 [views, rows, size, size, 3]."""
+    crops = np.empty((views, len(chunk.images), size, size, 3), np.uint8)
+    for row, (index, seed) in enumerate(zip(chunk.images, chunk.seeds, strict=True)):
+        image = images[int(index)]
+        draws = np.random.default_rng(seed).random((views, augment.CROP_DRAWS), np.float32)
+        for view, some in enumerate(draws):
+            crops[view, row] = crop_resize(image, crop_box(some, image.shape, scale, ratio), size)
+    return chunk.images, crops
+
+
+def crop_box(
+    draws: np.ndarray, shape: tuple[int, ...], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random resized crop: `augment.box_from_draws` in numpy."""
+    top, left, height, width = augment.box_from_draws(draws, shape[0], shape[1], scale, ratio, np).tolist()
+    return top, left, height, width
+
+
+def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """A box of an image resized to [size, size, 3] uint8, as `augment.crop_resize`, by OpenCV.
+
+    Enlarging interpolates linearly; shrinking does so to twice the size and averages squares of four, which is faster
+    than OpenCV's average over areas and nearer to Pillow's antialiased bilinear resizing: on 400 random boxes of 200
+    ImageNet photographs to 224 pixels 0.7 ms for two views with a mean difference of 0.7 levels of 255, instead of 1.4
+    ms and 0.8.
+    """
+    import cv2
+
+    top, left, height, width = box
+    part = image[top : top + height, left : left + width]
+    while min(part.shape[:2]) >= 4 * size:
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if min(part.shape[:2]) <= size:
+        return np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
+    twice = cv2.resize(part, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(twice, (size, size), interpolation=cv2.INTER_AREA))
+
+
+def evaluation_views(
+    images: ImageSource,
+    indices: np.ndarray,
+    variants: np.ndarray | None,
+    *,
+    resize: int,
+    crop: int,
+    padding: int = 0,
+    threads: int = 0,
+) -> np.ndarray:
+    """Test views of images that are read one by one: `augment.test_view` or `apply_variant`, before normalisation.
+
+    Args:
+        images: the split's.
+        indices: int [n]; equal ones side by side are decoded once.
+        variants: int [n, 3] offsets and flips of the crop in the resized image, see `augment.support_variants`; None
+            for the centre.
+        resize: shorter side in pixels; 0 leaves it.
+        crop: side in pixels; 0: the whole image, which must be of one size then.
+        padding: black pixels added around the resized image before a variant is cropped.
+        threads: 0 is one a core.
+
+    Returns:
+        uint8 [n, H, W, 3].
+    """
+    starts = np.flatnonzero(np.diff(indices, prepend=-1))
+    runs = np.split(np.arange(len(indices)), starts[1:])
+
+    def views(number: int) -> list[np.ndarray]:
+        rows = runs[number]
+        image = images[int(indices[rows[0]])]
+        if resize:
+            image = resize_short(image, resize)
+        if variants is None:
+            return [centre_crop(image, crop) if crop else image] * len(rows)
+        image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        side = crop or min(image.shape[:2]) - 2 * padding
+        parts = [image[down : down + side, right : right + side] for down, right, _ in variants[rows]]
+        return [part[:, ::-1] if flip else part for part, flip in zip(parts, variants[rows, 2], strict=True)]
+
+    return np.stack([view for some in in_threads(views, len(runs), threads=threads) for view in some])
+
+
+def prefetch(items: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
+    """`put(item)` of each item, started `ahead` items before it is asked for: transfers overlap with computation."""
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(put(item))
+        if len(waiting) > ahead:
+            yield waiting.pop(0)
+    yield from waiting

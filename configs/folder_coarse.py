@@ -1,0 +1,69 @@
+"""Your own images: coarse labels to train on, fine ones, if you have them, to tell apart.
+
+    python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
+    python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
+    python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
+
+ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images
+lie in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
+few-shot evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
+folders. Look before you train with --mode=check_data; docs/data.md has the details.
+
+The first two are for accelerators, the third takes minutes on two cores. The contrast is among the images of one coarse
+class: with few images in each, shorten the queue, --config.contrast.queue_size, to some part of that number.
+"""
+
+from typing import TYPE_CHECKING
+
+from ancor_jax.config import Config, ConfigError
+from configs.base import as_config_dict, base
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+VARIANTS = ('photos', 'small', 'cpu')
+
+
+def experiment(variant: str = 'photos') -> Config:
+    """A configuration of one of `VARIANTS`.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(
+            f'configs/folder_coarse.py has the variants {", ".join(VARIANTS)}, and {variant!r} is asked for.'
+        )
+    config = base()
+    config.data.name = 'folder'
+    config.views.mean = (0.485, 0.456, 0.406)  # of ImageNet: photographs in general
+    config.views.std = (0.229, 0.224, 0.225)
+    config.contrast.queue_size = 16_384
+    config.train.batch_norm_groups = 4  # the same batch statistics on 1, 2 or 4 devices
+    config.model.dtype = 'bfloat16'
+    config.eval.resize = 256
+    config.eval.crop = 224
+
+    if variant != 'photos':
+        config.model.name = 'resnet12'
+        config.views.size = config.eval.resize = config.eval.crop = 64
+        config.views.blur = 0.0  # small pictures are blurred enough
+    if variant == 'cpu':
+        config.model.width = 0.25
+        config.model.drop_rate = 0.0  # too short a training for it
+        config.model.dtype = 'float32'
+        config.views.size = config.eval.resize = config.eval.crop = 32
+        config.views.jitter = 0.0  # for speed, as the grey
+        config.views.grey = 0.0
+        config.data.train_images = 16_000
+        config.contrast.queue_size = 1024
+        config.contrast.target_momentum = 0.99
+        config.optim.schedule = 'cosine'
+        config.optim.learning_rate = 0.1
+        config.train.epochs = 3
+        config.eval.every_epochs = 0
+    return config
+
+
+def get_config(variant: str = 'photos') -> 'ConfigDict':
+    return as_config_dict(experiment(variant))
