@@ -12,7 +12,7 @@ Images are NHWC with three channels. Everything is written for whole batches wit
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ import numpy as np
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # names of the operations in an `order` of color_jitter
 
-_CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
-CROP_DRAWS = 2 * _CROP_ATTEMPTS + 2  # uniform numbers that a crop box takes
+CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
+CROP_DRAWS = 2 * CROP_ATTEMPTS + 2  # uniform numbers that a crop box takes
 _BLUR_PASSES = 3  # Pillow's Gaussian is three extended box blurs
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's convert('L')
 
@@ -202,32 +202,26 @@ def crop_box(
 
 
 def box_from_draws(
-    draws: Any, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], xp: Any = jnp
-) -> Any:
-    """`crop_box` from uniform numbers.
-
-    Args:
-        draws: [CROP_DRAWS] uniform on [0, 1): areas, aspect ratios, place.
-        height, width: of the image, in pixels.
-        scale, ratio: as `crop_box`.
-        xp: the array library, jax.numpy on the device or numpy on the host.
-    """
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:_CROP_ATTEMPTS])
+    draws: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """`crop_box` from uniform numbers [CROP_DRAWS] on [0, 1): areas, aspect ratios, place."""
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:CROP_ATTEMPTS])
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = xp.exp(low + (high - low) * draws[_CROP_ATTEMPTS:-2])
-    widths = xp.round(xp.sqrt(area * aspect)).astype(xp.int32)
-    heights = xp.round(xp.sqrt(area / aspect)).astype(xp.int32)
+    aspect = jnp.exp(low + (high - low) * draws[CROP_ATTEMPTS:-2])
+    widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+    heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = xp.argmax(fits)
+    first = jnp.argmax(fits)
     box_height, box_width = heights[first], widths[first]
 
-    room = xp.stack([height - box_height, width - box_width])
-    top_left = _whole(draws[-2:], room + 1, xp)
-    drawn = xp.stack([top_left[0], top_left[1], box_height, box_width])
-    return xp.where(fits.any(), drawn, xp.asarray(_fallback_box(height, width, ratio), xp.int32))
+    room = jnp.stack([height - box_height, width - box_width])
+    top_left = _whole(draws[-2:], room + 1)
+    drawn = jnp.stack([top_left[0], top_left[1], box_height, box_width])
+    return jnp.where(fits.any(), drawn, jnp.asarray(fallback_box(height, width, ratio), jnp.int32))
 
 
-def _fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+def fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """The largest centred box within the limits of width / height: top, left, height, width."""
     box_height, box_width = height, width
     if width / height < min(ratio):
         box_height = round(width / min(ratio))
@@ -236,10 +230,10 @@ def _fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _whole(draws: Any, count: Any, xp: Any = jnp) -> Any:
+def _whole(draws: jax.Array, count: jax.Array) -> jax.Array:
     """Uniform numbers on [0, 1) to whole numbers 0 .. count - 1."""
-    number = xp.floor(draws * count.astype(xp.float32)).astype(xp.int32)
-    return xp.minimum(number, count - 1)  # u * n can round up to n in float32
+    number = jnp.floor(draws * count.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.minimum(number, count - 1)  # u * n can round up to n in float32
 
 
 def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:

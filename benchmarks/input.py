@@ -250,8 +250,10 @@ def _our_stages(paths: list[str], batch: int) -> dict[str, float]:
             watch.lap('read')
             image = images.decode(content)
             watch.lap('decode')
-            draws = np.random.default_rng(index).random((2, augment.CROP_DRAWS), np.float32)
-            pair = [pipeline.crop_resize(image, pipeline.crop_box(d, image.shape, SCALE, RATIO), SIZE) for d in draws]
+            draws = np.random.default_rng(index).random((2, augment.CROP_DRAWS), np.float32).tolist()
+            pair = [
+                pipeline.crop_resize(image, pipeline.crop_box(d, *image.shape[:2], SCALE, RATIO), SIZE) for d in draws
+            ]
             watch.lap('crop and resize x2')
             views[:, index - start] = pair
             watch.lap('batch')

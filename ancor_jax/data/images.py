@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 
 _JPEG = b'\xff\xd8'
 _EXIF_ORIENTATION = 274
+_LEADING = [bytes([kind]) for kind in (*range(0xE0, 0xF0), 0xFE)]  # kinds of segments that come first in a JPEG
 _WHITE = 255
 
 T = TypeVar('T')
@@ -85,7 +85,12 @@ class Encoded:
 
 def files(paths: Sequence[str]) -> Encoded:
     """Images in files."""
-    return Encoded(lambda index: pathlib.Path(paths[index]).read_bytes(), len(paths), lambda index: paths[index])
+
+    def read(index: int) -> bytes:
+        with open(paths[index], 'rb', buffering=0) as file:
+            return file.read()
+
+    return Encoded(read, len(paths), lambda index: paths[index])
 
 
 def blobs(encoded: Sequence[bytes], title: str) -> Encoded:
@@ -237,7 +242,7 @@ def in_threads(
 
 def _turned(encoded: bytes) -> bool:
     """Whether EXIF asks for a rotation or reflection of this JPEG."""
-    if b'Exif\0\0' not in encoded[:65536]:
+    if not _has_exif(encoded):
         return False
     from PIL import Image
 
@@ -246,6 +251,17 @@ def _turned(encoded: bytes) -> bool:
             return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
     except Exception:  # Pillow raises what it likes on broken EXIF data, which say nothing then
         return False
+
+
+def _has_exif(encoded: bytes) -> bool:
+    """Whether a JPEG has an EXIF segment among those at its head."""
+    place = 2
+    # Segments are 0xff, a kind, and their length.
+    while encoded[place : place + 1] == b'\xff' and encoded[place + 1 : place + 2] in _LEADING:
+        if encoded[place + 1] == 0xE1 and encoded[place + 4 : place + 10] == b'Exif\0\0':
+            return True
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
+    return False
 
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
