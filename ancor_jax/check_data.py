@@ -126,8 +126,13 @@ def _unreadable(looks: dict[str, list[Look]]) -> str:
     bad = [look.complaint for its_looks in looks.values() for look in its_looks if look.complaint]
     if not bad:
         return 'Every image can be read.'
-    more = f'\n  and {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
-    return f'Images that cannot be read: {len(bad)}\n  ' + '\n  '.join(bad[:_SHOWN]) + more
+    return f'Images that cannot be read: {len(bad)}\n  ' + _first(bad)
+
+
+def _first(lines: list[str]) -> str:
+    """The first lines, and how many more there are."""
+    more = [f'and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
+    return '\n  '.join(lines[:_SHOWN] + more)
 
 
 def _duplicates(dataset: Dataset, looks: dict[str, list[Look]]) -> str:
@@ -142,9 +147,8 @@ def _duplicates(dataset: Dataset, looks: dict[str, list[Look]]) -> str:
     ]
     if not both:
         return 'No image is in both splits.'
-    named = [f'{_name(dataset.train, one)} = {_name(dataset.test, other)}' for one, other in both[:_SHOWN]]
-    more = f'\n  and {len(both) - _SHOWN} more' if len(both) > _SHOWN else ''
-    return f'Test images that are training images too: {len(both)}\n  ' + '\n  '.join(named) + more
+    named = [f'{_name(dataset.train, one)} = {_name(dataset.test, other)}' for one, other in both]
+    return f'Test images that are training images too: {len(both)}\n  ' + _first(named)
 
 
 def _name(split: Split, index: int) -> str:
@@ -170,7 +174,7 @@ def _small_classes(dataset: Dataset, config: Config) -> str:
             )
     if not lines:
         return f'Every fine class has the {needed} test images that an episode takes.'
-    return 'Too small for few-shot evaluation:\n  ' + '\n  '.join(lines)
+    return f'Too small for few-shot evaluation: {len(lines)}\n  ' + _first(lines)
 
 
 def _only_readable(split: Split, looks: list[Look]) -> Split:

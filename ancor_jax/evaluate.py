@@ -83,6 +83,7 @@ def check_episodes(dataset: Dataset, settings: Eval) -> None:
     """
     split = dataset.test
     protocols = {*settings.protocols, *(('nway',) if settings.every_epochs else ())}
+    _check_counts(dataset, settings)
     if 'intra' in protocols:
         _check_intra(dataset)
     try:
@@ -102,6 +103,18 @@ def check_episodes(dataset: Dataset, settings: Eval) -> None:
         raise ConfigError(
             'the test images differ in size; set eval.resize and eval.crop to bring them to one, for example '
             '--config.eval.resize=256 --config.eval.crop=224.'
+        )
+
+
+def _check_counts(dataset: Dataset, settings: Eval) -> None:
+    needed = settings.shots + settings.queries
+    counts = np.bincount(dataset.test.fine, minlength=len(dataset.fine_names))
+    small = np.flatnonzero((counts > 0) & (counts < needed))
+    if len(small):
+        raise ConfigError(
+            f'fine class {dataset.fine_names[small[0]]!r} has {counts[small[0]]} test images, and an episode takes '
+            f'{needed}, eval.shots and eval.queries; lower one of them, add images, or leave the class out'
+            f'{f" (and {len(small) - 1} more)" if len(small) > 1 else ""}.'
         )
 
 

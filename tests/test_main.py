@@ -44,7 +44,7 @@ def test_help_helps():
         (['--mode=eval'], 'train first'),
         (['--config.train.devices=99'], 'error: 99 devices are asked for'),
         (['--config.seed=-1'], 'error: seed must not be negative'),
-        (['--config.eval.queries=200'], 'error: eval: '),
+        (['--config.eval.queries=200'], "error: fine class 'zero' has "),
         (['surplus'], "'surplus' is not a flag"),
         (['--confg.seed=1'], 'confg'),
     ],
