@@ -89,7 +89,7 @@ def main() -> None:
         'dtype': config.model.dtype,
         'minutes_training_all_sessions': round(training, 2),
         'minutes_this_session_with_evaluation': round(session, 2),
-        'images_per_second_median': round(float(np.median(rates)), 1),
+        'images_per_second_median': round(float(np.median(rates)), 1) if rates else None,
         'peak_bytes_in_use': (device.memory_stats() or {}).get('peak_bytes_in_use'),
         'results': [
             {

@@ -8,7 +8,8 @@ Both make two MoCo-v2 views of real files: random resized crop of 0.2-1 of the a
 both are counted to the batch that the training step receives, in the device's memory.
 
 - ours: `ancor_jax.data.pipeline` in threads of one process. It reads, decodes, crops and resizes; the device does the
-  rest inside the step (`augment.finish_two_views`), which is measured beside it.
+  rest inside the step (`augment.finish_two_views`), which is measured beside it. "From its cache": the same from a cache
+  of decoded images whose shorter side is 256, as data.cache keeps them for repeated epochs.
 - Pillow: what `guybuk/ANCOR` has torchvision do, call for call, in worker processes that write whole float32 batches
   into shared memory, as PyTorch's DataLoader does. Each image is decoded once for both views there too. Torch itself
   is not needed; what it costs beyond the calls here (its random numbers, one more copy) is left out in its favour.
@@ -18,6 +19,7 @@ beforehand. Medians over the repeats, which alternate between the two. Prints Ma
 """
 
 import argparse
+import contextlib
 import datetime
 import functools
 import io
@@ -32,16 +34,21 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-WAYS = ('ours', 'pillow')
+if TYPE_CHECKING:
+    from ancor_jax.data.dataset import Split
+
+WAYS = ('ours', 'cached', 'pillow')
+CACHED_SIDE = 256
 SUFFIXES = ('.jpeg', '.jpg', '.png', '.webp', '.bmp')
 SIZE, SCALE, RATIO = 224, (0.2, 1.0), (3 / 4, 4 / 3)
 JITTER, JITTER_PROBABILITY, GREY, FLIP = (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5
@@ -203,16 +210,32 @@ def _pillow_stages(paths: list[str], batch: int) -> dict[str, float]:
 
 
 def _our_rate(paths: list[str], batch: int, seconds: float, threads: int) -> dict[str, Any]:
-    import jax
-
-    from ancor_jax.data import pipeline
     from ancor_jax.data.dataset import Split
     from ancor_jax.data.images import files
 
     labels = np.zeros(len(paths), np.int32)
+    return _rate_of_split(Split(files(paths), labels, labels), batch, seconds, threads)
+
+
+def _cached_rate(paths: list[str], batch: int, seconds: float, threads: int) -> dict[str, Any]:
+    from ancor_jax.data.cache import cached_split
+    from ancor_jax.data.dataset import Split
+    from ancor_jax.data.images import files
+
+    labels = np.zeros(len(paths), np.int32)
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
+        split = cached_split(Split(files(paths), labels, labels), pathlib.Path(place), CACHED_SIDE, 'benchmark')
+        return _rate_of_split(split, batch, seconds, threads)
+
+
+def _rate_of_split(split: 'Split', batch: int, seconds: float, threads: int) -> dict[str, Any]:
+    import jax
+
+    from ancor_jax.data import pipeline
+
     crops = pipeline.batches(
-        Split(files(paths), labels, labels),
-        labels,
+        split,
+        split.coarse,
         size=SIZE,
         crop_scale=SCALE,
         crop_ratio=RATIO,
@@ -298,13 +321,11 @@ def _measure(arguments: argparse.Namespace, paths: list[str]) -> dict[str, Any]:
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     import jax
 
-    rate, stages = (_our_rate, _our_stages) if arguments.measure == 'ours' else (_pillow_rate, _pillow_stages)
+    rate = {'ours': _our_rate, 'cached': _cached_rate, 'pillow': _pillow_rate}[arguments.measure]
     result = rate(paths, arguments.batch_size, arguments.seconds, cores)
-    if cores == 1:
-        milliseconds = {
-            stage: 1000 * value / len(paths) for stage, value in stages(paths, arguments.batch_size).items()
-        }
-        result['stages'] = milliseconds
+    if cores == 1 and arguments.measure != 'cached':
+        stages = {'ours': _our_stages, 'pillow': _pillow_stages}[arguments.measure](paths, arguments.batch_size)
+        result['stages'] = {stage: 1000 * value / len(paths) for stage, value in stages.items()}
     return result | {'device': f'{jax.devices()[0].device_kind} ({jax.default_backend()})'}
 
 
@@ -347,8 +368,8 @@ def _report(
         f'{arguments.batch_size}; medians (lowest to highest) of {arguments.repeats} repeats of {arguments.seconds:g} '
         's each.',
         '',
-        '| cores | ours, images/s/core | Pillow, images/s/core | ratio | peak memory of all processes, ours | Pillow |',
-        '|---|---|---|---|---|---|',
+        '| cores | ours, images/s/core | ours from its cache | Pillow | ours to Pillow | peak memory, ours | cached | Pillow |',
+        '|---|---|---|---|---|---|---|---|',
     ]
     for cores in arguments.cores:
         rates = []
@@ -362,9 +383,9 @@ def _report(
     if 1 in arguments.cores:
         lines += ['', '| ms/image, one core | ours | Pillow |', '|---|---|---|']
         for stage in STAGES:
-            ours, pillow = (median(way, 1, 'stages', stage) for way in WAYS)
+            ours, pillow = (median(way, 1, 'stages', stage) for way in ('ours', 'pillow'))
             lines.append(f'| {stage} | {f"{ours:.2f}" if ours else "on the device"} | {pillow:.2f} |')
-        totals = [sum(median(way, 1, 'stages', stage) for stage in STAGES) for way in WAYS]
+        totals = [sum(median(way, 1, 'stages', stage) for stage in STAGES) for way in ('ours', 'pillow')]
         lines.append(f'| sum | {totals[0]:.2f} | {totals[1]:.2f} |')
         finish = median('ours', 1, 'stages', 'finish')
         lines += [

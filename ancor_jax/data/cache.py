@@ -59,12 +59,13 @@ def cached(dataset: Dataset, directory: str, short: int) -> Dataset:
     place = pathlib.Path(directory).expanduser()
     return replace(
         dataset,
-        train=_cached_split(dataset.train, place, short, f'{dataset.name}-train'),
-        test=_cached_split(dataset.test, place, short, f'{dataset.name}-test'),
+        train=cached_split(dataset.train, place, short, f'{dataset.name}-train'),
+        test=cached_split(dataset.test, place, short, f'{dataset.name}-test'),
     )
 
 
-def _cached_split(split: Split, place: pathlib.Path, short: int, title: str) -> Split:
+def cached_split(split: Split, place: pathlib.Path, short: int, title: str) -> Split:
+    """`cached` for one split; `title` begins the names of its files."""
     source = split.images
     if isinstance(source, np.ndarray):
         return split
