@@ -8,8 +8,8 @@ Both make two MoCo-v2 views of real files: random resized crop of 0.2-1 of the a
 both are counted to the batch that the training step receives, in the device's memory.
 
 - ours: `ancor_jax.data.pipeline` in threads of one process. It reads, decodes, crops and resizes; the device does the
-  rest inside the step (`augment.finish_two_views`), which is measured beside it. "From its cache": the same from a cache
-  of decoded images whose shorter side is 256, as data.cache keeps them for repeated epochs.
+  rest inside the step (`augment.finish_two_views`), which is measured beside it. "From its cache": the same from a
+  cache of decoded images whose shorter side is 256, as data.cache keeps them for repeated epochs.
 - Pillow: what `guybuk/ANCOR` has torchvision do, call for call, in worker processes that write whole float32 batches
   into shared memory, as PyTorch's DataLoader does. Each image is decoded once for both views there too. Torch itself
   is not needed; what it costs beyond the calls here (its random numbers, one more copy) is left out in its favour.
@@ -271,12 +271,15 @@ def _our_stages(paths: list[str], batch: int) -> dict[str, float]:
             watch.start()
             content = source.read(index)
             watch.lap('read')
-            image = images.decode(content)
+            draws = np.random.default_rng(index).random((2, augment.CROP_DRAWS)).tolist()
+
+            def boxes(height: int, width: int, draws: list[list[float]] = draws) -> list[pipeline.Box]:
+                return [pipeline.crop_box(some, height, width, SCALE, RATIO) for some in draws]
+
+            image, full = images.decode_reduced(content, lambda *full: pipeline.reduction(boxes(*full), SIZE))
             watch.lap('decode')
-            draws = np.random.default_rng(index).random((2, augment.CROP_DRAWS), np.float32).tolist()
-            pair = [
-                pipeline.crop_resize(image, pipeline.crop_box(d, *image.shape[:2], SCALE, RATIO), SIZE) for d in draws
-            ]
+            scaled = [pipeline.scaled_box(box, image.shape, full) for box in boxes(*full)]
+            pair = [pipeline.crop_resize(image, box, SIZE) for box in scaled]
             watch.lap('crop and resize x2')
             views[:, index - start] = pair
             watch.lap('batch')
@@ -368,7 +371,7 @@ def _report(
         f'{arguments.batch_size}; medians (lowest to highest) of {arguments.repeats} repeats of {arguments.seconds:g} '
         's each.',
         '',
-        '| cores | ours, images/s/core | ours from its cache | Pillow | ours to Pillow | peak memory, ours | cached | Pillow |',
+        '| cores | images/s/core: ours | from cache | Pillow | ours to Pillow | peak memory: ours | cached | Pillow |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for cores in arguments.cores:

@@ -153,6 +153,9 @@ class Listed:
     def __getitem__(self, index):
         return self.images[index]
 
+    def reduced(self, index, factor):
+        return self.images[index], self.size(index)
+
     def size(self, index):
         return self.images[index].shape[:2]
 

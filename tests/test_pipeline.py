@@ -12,7 +12,7 @@ from PIL import Image
 from ancor_jax import augment
 from ancor_jax.data import Split, pipeline
 from ancor_jax.data.dataset import in_memory
-from ancor_jax.data.images import DataError, blobs
+from ancor_jax.data.images import DataError, Encoded, blobs
 
 SIZE, BATCH = 24, 8
 
@@ -191,3 +191,38 @@ def test_in_memory_is_what_the_source_gives(split):
         np.testing.assert_array_equal(square.array[0], expected)
     with pytest.raises(DataError, match='photographs: image 1 has 43x41 pixels and photographs: image 0 has 40x36'):
         in_memory(split, 0, 'photographs')
+
+
+def test_large_jpegs_are_reduced_while_they_are_decoded():
+    """Views of a picture much larger than they are: from a reduced one, with the pixels of Pillow's full one."""
+    image = Image.fromarray(photograph(3, 90, 120)).resize((1200, 900), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=95)
+    decoded = []
+
+    class Watched(Encoded):
+        def reduced(self, index, factor):
+            result = super().reduced(index, factor)
+            decoded.append((result[0].shape[:2], result[1]))
+            return result
+
+    source = Watched(lambda index: buffer.getvalue(), 16, lambda index: 'picture')
+    labels = np.zeros(16, np.int32)
+    (crops,) = batches(Split(source, labels, labels), 0, 1, batch_size=16, size=32, crop_scale=(0.3, 1.0))
+    assert {full for _, full in decoded} == {(900, 1200)}
+    assert {shape for shape, _ in decoded} == {(113, 150)}  # an eighth
+    full = np.asarray(Image.open(buffer))
+    draws = np.random.default_rng([5, 1, 0]).random((16, 2, augment.CROP_DRAWS))
+    for row, view in enumerate(crops.key):
+        box = pipeline.crop_box(draws[row, 1].tolist(), 900, 1200, (0.3, 1.0), (3 / 4, 4 / 3))
+        top, left, height, width = np.array(pipeline.scaled_box(box, (113, 150), (900, 1200))) * 8
+        # Edges lie on pixels of the reduced image, that is half a one away at most.
+        assert np.abs(np.array([top, left]) - box[:2]).max() <= 4.5
+        edges = (left, top, min(left + width, 1200), min(top + height, 900))
+        expected = Image.fromarray(full).resize((32, 32), Image.Resampling.BILINEAR, box=edges)
+        assert np.abs(view - np.asarray(expected, float)).mean() < 3, row
+
+
+@pytest.mark.parametrize(('least', 'factor'), [(100, 1), (199, 1), (200, 2), (399, 2), (400, 4), (5000, 8)])
+def test_a_reduced_box_keeps_the_size_of_the_view(least, factor):
+    assert pipeline.reduction([(0, 0, 6000, 6000), (5, 5, least, 6000)], 100) == factor

@@ -20,7 +20,7 @@ def small(**changes) -> Config:
     config.contrast.queue_size = 32
     config.train.epochs = 2
     config.train.devices = 1
-    config.train.steps_per_dispatch = 2
+    config.train.steps_per_dispatch = 1
     config.train.log_steps = 2
     config.train.checkpoint_epochs = 1
     config.train.progress = False
@@ -51,7 +51,7 @@ def assert_same(a, b):
 def finished(tmp_path_factory):
     """(configuration, directory, results) of an uninterrupted run with validation."""
     directory = tmp_path_factory.mktemp('run') / 'whole'
-    config = small(eval__every_epochs=1)
+    config = small(eval__every_epochs=1, train__steps_per_dispatch=2)
     return config, directory, train.train(config, directory)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +36,9 @@ class Cached:
         height, width = self.size(index)
         end = int(self._ends[index])
         return np.asarray(self._pixels[end - height * width * 3 : end]).reshape(height, width, 3)
+
+    def reduced(self, index: int, factor: Callable[[int, int], int]) -> tuple[np.ndarray, tuple[int, int]]:
+        return self[index], self.size(index)  # reading all of it is cheap
 
     def size(self, index: int) -> tuple[int, int]:
         height, width = self._shapes[index]
