@@ -415,7 +415,7 @@ def test_one_class_label_needs_the_file(dogs: pathlib.Path) -> None:
         ('{"oak": "tree", "oak": "pet"}', "'oak' occurs in two coarse classes"),
         ('{"oak": 1}', "'oak' has a value that is neither a class name nor a list"),
         ('{"tree": {"oak": 1}}', "'tree' has a value that is neither a class name nor a list"),
-        ('{"oak": "tree",\n}', 'line 2: not valid JSON'),
+        ('{"oak": "tree",\n"elm" "tree"}', 'line 2: not valid JSON'),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: pathlib.Path, text: str, message: str) -> None:
