@@ -17,36 +17,58 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>.',
+    'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>, or runs/comparison.',
 )
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'eval', 'check_data'],
+    ['train', 'eval', 'check_data', 'compare'],
     'train: train (or go on), then evaluate; eval: evaluate a checkpoint; check_data: read every image once and tell '
-    'what training would see.',
+    'what training would see; compare: finished runs side by side, without --config.',
 )
+_RUNS = flags.DEFINE_list('runs', [], 'Work directories to compare; differences are to the first.')
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
+    # Here, so that --help and misspelt flags answer at once.
+    from ancor_jax import checkpoint, config, data
+
+    try:
+        if _MODE.value == 'compare':
+            _compare()
+        else:
+            _run()
+    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError, OSError) as error:
+        sys.exit(f'error: {error}')
+
+
+def _run() -> None:
+    """A mode that works on one configuration and its work directory."""
+    if _CONFIG.value is None:
+        sys.exit(f'error: --mode={_MODE.value} needs --config=FILE; those of this repository lie in configs/.')
     path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
     if not pathlib.Path(path).is_file():
         sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
-    # Here, so that --help and misspelt flags answer at once.
-    from ancor_jax import checkpoint, config, data, train
+    from ancor_jax import config, train
 
+    settings = config.from_mapping(_CONFIG.value)
+    directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
+    run = {'train': train.train, 'eval': train.evaluate_checkpoint, 'check_data': train.look_at_data}[_MODE.value]
     try:
-        settings = config.from_mapping(_CONFIG.value)
-        directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
-        run = {'train': train.train, 'eval': train.evaluate_checkpoint, 'check_data': train.look_at_data}[_MODE.value]
         run(settings, directory)
-    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError, OSError) as error:
-        sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit(f'stopped; the same command goes on from the last checkpoint in {directory}.')
+
+
+def _compare() -> None:
+    from ancor_jax import compare
+
+    out = pathlib.Path(_WORKDIR.value or 'runs/comparison')
+    print(compare.compare([pathlib.Path(run) for run in _RUNS.value], out))
+    print(f'Written to {out / "comparison.md"} and {out / "comparison.csv"}')
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -72,5 +94,4 @@ def _default_workdir(method: str, seed: int) -> str:
 
 
 if __name__ == '__main__':
-    flags.mark_flag_as_required('config')
     app.run(main, flags_parser=_parse)

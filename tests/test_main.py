@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.test_compare import run
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -63,6 +65,18 @@ def test_no_config_and_a_missing_config(tmp_path):
         assert result.returncode != 0
         assert 'Traceback' not in result.stderr
         assert 'config' in last_line(result)
+
+
+def test_runs_are_compared_without_a_config(tmp_path):
+    result = main('--mode=compare', f'--runs={tmp_path}/one,{tmp_path}/two', f'--workdir={tmp_path}/out')
+    assert result.returncode == 1
+    assert last_line(result).startswith(f'error: {tmp_path}/one has no readable results.json')
+    run(tmp_path / 'one', 0.0, 1)
+    run(tmp_path / 'two', 0.01, 2)
+    result = main('--mode=compare', f'--runs={tmp_path}/one,{tmp_path}/two', f'--workdir={tmp_path}/out')
+    assert result.returncode == 0
+    assert 'Difference to one' in result.stdout
+    assert (tmp_path / 'out' / 'comparison.csv').is_file()
 
 
 def test_imagenet_says_what_is_missing(tmp_path):
