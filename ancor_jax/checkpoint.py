@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest, to go on from, and the best by validation. The only module that knows Orbax."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import jax
@@ -66,10 +67,7 @@ class Checkpoints:
         manager.wait_until_finished()
         step = manager.latest_step()
         if step is None:
-            raise CheckpointError(
-                f'No {kind} checkpoint lies in {self._directory}; '
-                + ('train first (--mode=train).' if kind == LATEST else 'train with eval.every_epochs above 0.')
-            )
+            raise _missing(self._directory, kind)
         try:
             return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
         except (ValueError, KeyError, OSError) as error:
@@ -89,6 +87,43 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def restore_parts(directory: pathlib.Path, kind: str, names: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """Some parts of a state alone, such as 'params' and 'batch_stats', on the default device; the rest is not read.
+
+    Args:
+        directory: what `Checkpoints` was given.
+        kind: 'latest' or 'best'.
+        names: of the parts, which are trees of arrays.
+
+    Returns:
+        The step of the checkpoint, and the parts by name.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    steps = [int(path.name) for path in (directory / kind).glob('*') if path.name.isdigit()]
+    if not steps:
+        raise _missing(directory, kind)
+    path = (directory / kind / str(max(steps)) / 'default').absolute()
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            stored = reader.metadata(path).item_metadata.tree
+            wanted = {name: abstract(stored[name], here) for name in names}
+            arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+            restore = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True)
+            return max(steps), reader.restore(path, args=restore)
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f'The {kind} checkpoint in {directory} cannot be read ({_first_line(error)}); train again.'
+        ) from error
+
+
+def _missing(directory: pathlib.Path, kind: str) -> CheckpointError:
+    mend = 'train first (--mode=train).' if kind == LATEST else 'train with eval.every_epochs above 0.'
+    return CheckpointError(f'No {kind} checkpoint lies in {directory}; {mend}')
 
 
 def abstract(state: State, sharding: jax.sharding.Sharding) -> State:

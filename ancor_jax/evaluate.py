@@ -8,23 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ancor_jax import augment, fewshot, models
-from ancor_jax.config import Config, ConfigError, Eval, Views
-from ancor_jax.data import pipeline
+from ancor_jax import augment, fewshot
+from ancor_jax.config import Config, ConfigError, Eval
 from ancor_jax.data.dataset import Dataset, Split
-from ancor_jax.data.images import in_threads, resized_shape
+from ancor_jax.extract import Descriptions, Extractor, check_sizes, describe, resized_sizes
 from ancor_jax.metrics import Progress
 
 # Of support and query features handed to the classifiers at once.
 _CHUNK_BYTES = 2**28
-
-
-class Extractor(NamedTuple):
-    """Jitted functions from variables and images uint8 [n, H, W, 3] to L2-normalised features [n, d]."""
-
-    of_images: Callable[[Any, np.ndarray], jax.Array]  # resized and cropped on the device
-    of_variants: Callable[[Any, np.ndarray, np.ndarray], jax.Array]  # with variants int32 [n, 3] of support images
-    of_views: Callable[[Any, np.ndarray], jax.Array]  # resized and cropped already
 
 
 class Result(NamedTuple):
@@ -37,42 +28,6 @@ class Result(NamedTuple):
     accuracy: float  # mean over episodes, per cent
     interval: float  # half-width of its 95 % Student-t interval, per cent
     accuracies: np.ndarray  # of each episode, 0..1
-
-
-def make_extractor(model: models.Network, views: Views, settings: Eval) -> Extractor:
-    """The feature functions of a network, by running batch statistics.
-
-    Make them once: each is compiled when it first meets images.
-
-    Args:
-        model: the network.
-        views: for the mean and standard deviation of the colours.
-        settings: which features, and how test images are resized, cropped and shifted.
-    """
-
-    def features(variables: Any, pixels: jax.Array) -> jax.Array:
-        if settings.features == 'embedding':
-            outputs: Any = model.apply(variables, pixels, train=False)
-            return fewshot.normalize(outputs.embedding)
-        return fewshot.normalize(model.features(variables, pixels))
-
-    @jax.jit
-    def plain(variables: Any, images: jax.Array) -> jax.Array:
-        pixels = augment.test_view(images, mean=views.mean, std=views.std, resize=settings.resize, crop=settings.crop)
-        return features(variables, pixels)
-
-    @jax.jit
-    def varied(variables: Any, images: jax.Array, variants: jax.Array) -> jax.Array:
-        resized = augment.resize_short(images, settings.resize) if settings.resize else images
-        size = settings.crop or min(resized.shape[1:3])
-        pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
-        return features(variables, augment.normalize(pixels, views.mean, views.std))
-
-    @jax.jit
-    def finished(variables: Any, images: jax.Array) -> jax.Array:
-        return features(variables, augment.normalize(images, views.mean, views.std))
-
-    return Extractor(plain, varied, finished)
 
 
 def check_episodes(dataset: Dataset, settings: Eval) -> None:
@@ -91,19 +46,7 @@ def check_episodes(dataset: Dataset, settings: Eval) -> None:
             _episodes(protocol, split, settings, count=1)
     except ValueError as error:
         raise ConfigError(f'eval: {error}') from error
-    sizes = _resized_sizes(split, np.arange(len(split)), settings.resize)
-    small = int(sizes.min(axis=1).argmin())
-    height, width = sizes[small]
-    if settings.crop > min(height, width):
-        raise ConfigError(
-            f'eval.crop={settings.crop} is larger than {_where(split, small)}, {height}×{width} after eval.resize; '
-            'lower it, or set eval.resize to at least as much.'
-        )
-    if not settings.crop and (sizes != sizes[0]).any():
-        raise ConfigError(
-            'the test images differ in size; set eval.resize and eval.crop to bring them to one, for example '
-            '--config.eval.resize=256 --config.eval.crop=224.'
-        )
+    check_sizes(split, settings)
 
 
 def _check_counts(dataset: Dataset, settings: Eval) -> None:
@@ -131,18 +74,25 @@ def _check_intra(dataset: Dataset) -> None:
         )
 
 
-def _where(split: Split, index: int) -> str:
-    return 'the test images' if isinstance(split.images, np.ndarray) else split.images.where(index)
+class Drawn(NamedTuple):
+    """The episodes of each protocol, and which augmented copies of which images they take as supports."""
+
+    episodes: dict[str, list[fewshot.Episode]]
+    copies: np.ndarray  # int [T, 4]: index and variant of each distinct support copy
+    plain: np.ndarray  # bool [T]: the copy is the image's plain test view
+    rows: dict[str, list[np.ndarray]]  # of each episode: where its supports' copies lie in `copies`
 
 
-def _resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
-    """Height and width of these images after resizing the shorter side: int [n, 2]."""
-    images = split.images
-    if isinstance(images, np.ndarray):
-        return np.broadcast_to(_resized(images.shape[1:3], short), (len(indices), 2))
-    distinct, inverse = np.unique(indices, return_inverse=True)
-    sizes = in_threads(lambda i: _resized(images.size(int(distinct[i])), short), len(distinct))
-    return np.asarray(list(sizes)).reshape(-1, 2)[inverse]
+class Described(NamedTuple):
+    """What one network says of the images of a `Drawn`."""
+
+    queries: Descriptions  # of every image of the split
+    supports: Descriptions  # of `Drawn.copies`
+
+
+# From rows of supports int [E, S] and of queries int [E, Q], labels of the supports int [S] and the number of classes
+# to predictions int [E, Q].
+_Solver = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Any]
 
 
 def evaluate(
@@ -159,7 +109,7 @@ def evaluate(
     """All protocols with all classifiers; the seed fixes episodes and augmentation, so that models are comparable.
 
     Args:
-        extract: see `make_extractor`.
+        extract: see `extract.make_extractor`.
         variables: 'params' and 'batch_stats' of the network.
         split: of images that training has not seen.
         settings: the protocol's numbers.
@@ -170,37 +120,135 @@ def evaluate(
         ValueError: a class has too few images for an episode.
         FloatingPointError: the network gives features that are not finite.
     """
-    chosen = protocols or settings.protocols
-    drawn = [_episodes(protocol, split, settings, episodes or settings.episodes) for protocol in chosen]
-    copies = [
-        _support_copies(
-            its_episodes,
-            split,
-            settings,
-            np.random.default_rng([settings.seed, fewshot.PROTOCOLS.index(protocol)]),
-        )
-        for protocol, its_episodes in zip(chosen, drawn, strict=True)
-    ]
-    distinct, row = np.unique(np.concatenate(copies), axis=0, return_inverse=True)
-    rows = np.split(row.ravel(), np.cumsum([len(some) for some in copies])[:-1])
-    queries = features(extract, variables, split, settings, shown=shown)
-    supports = features(
-        extract, variables, split, settings, distinct[:, 0], distinct[:, 1:], name='support features', shown=shown
+    drawn = draw(split, settings, protocols=protocols, episodes=episodes)
+    described = describe_drawn(extract, variables, split, settings, drawn, shown=shown)
+    return solve(drawn, described, settings, classifiers=classifiers, shown=shown)
+
+
+def draw(split: Split, settings: Eval, *, protocols: Sequence[str] | None = None, episodes: int | None = None) -> Drawn:
+    """Draws the episodes of `evaluate` and the augmentation of their supports; arguments and errors as there."""
+    chosen = tuple(protocols or settings.protocols)
+    drawn = {protocol: _episodes(protocol, split, settings, episodes or settings.episodes) for protocol in chosen}
+    copies, plain = zip(
+        *(
+            _support_copies(
+                drawn[protocol],
+                split,
+                settings,
+                np.random.default_rng([settings.seed, fewshot.PROTOCOLS.index(protocol)]),
+            )
+            for protocol in chosen
+        ),
+        strict=True,
     )
-    results = []
-    for protocol, its_episodes, its_rows in zip(chosen, drawn, rows, strict=True):
-        ways = [len(episode.classes) for episode in its_episodes]
-        for classifier in classifiers or settings.classifiers:
-            accuracies = _accuracies(
-                classifier, its_episodes, supports, its_rows, queries, settings.support_copies, shown
+    distinct, first, row = np.unique(np.concatenate(copies), axis=0, return_index=True, return_inverse=True)
+    sizes = [episode.support.size * settings.support_copies for protocol in chosen for episode in drawn[protocol]]
+    rows = iter(np.split(row.ravel(), np.cumsum(sizes)[:-1]))
+    return Drawn(
+        drawn,
+        distinct,
+        np.concatenate(plain)[first],
+        {protocol: [next(rows) for _ in drawn[protocol]] for protocol in chosen},
+    )
+
+
+def describe_drawn(
+    extract: Extractor, variables: Any, split: Split, settings: Eval, drawn: Drawn, *, shown: bool = False
+) -> Described:
+    """What a network says of the split and of the support copies, each distinct one once; see `evaluate`."""
+    queries = describe(extract, variables, split, settings, name='query features', shown=shown)
+    images, variants = drawn.copies[:, 0], drawn.copies[:, 1:]
+    supports = jax.tree.map(lambda array: array[images], queries)
+    varied = np.flatnonzero(~drawn.plain)
+    if len(varied):
+        found = describe(
+            extract, variables, split, settings, images[varied], variants[varied], name='support features', shown=shown
+        )
+        for array, part in zip(jax.tree.leaves(supports), jax.tree.leaves(found), strict=True):
+            array[varied] = part
+    return Described(queries, supports)
+
+
+def solve(
+    drawn: Drawn, described: Described, settings: Eval, *, classifiers: Sequence[str] | None = None, shown: bool = False
+) -> list[Result]:
+    """The results of one network, a row each protocol and classifier; see `evaluate`."""
+    queries, supports = described.queries.features, described.supports.features
+
+    def by(classifier: str) -> _Solver:
+        return lambda support, query, labels, ways: fewshot.classify(
+            classifier, supports[support], labels, queries[query], ways=ways
+        )
+
+    return [
+        _result(protocol, classifier, drawn, by(classifier), queries.shape[1], settings, shown)
+        for protocol in drawn.episodes
+        for classifier in classifiers or settings.classifiers
+    ]
+
+
+def solve_joined(
+    join: str, drawn: Drawn, one: Described, two: Described, settings: Eval, *, shown: bool = False
+) -> list[Result]:
+    """The results of two networks together, as the reference joins them.
+
+    Args:
+        join: 'ensemble' (geometric mean of the two logistic regressions' probabilities; no other classifier has
+            any), 'concat' (features side by side), 'cascade' (the first network's coarse prediction chooses the
+            supports, the second's features decide among them).
+        drawn: of both.
+        one, two: by the first and the second network.
+        settings: the protocol's numbers.
+        shown: whether to show progress.
+    """
+
+    def ensemble(_: str) -> _Solver:
+        return lambda support, query, labels, ways: fewshot.ensemble(
+            *(
+                fewshot.lr_probabilities(net.supports.features[support], labels, net.queries.features[query], ways=ways)
+                for net in (one, two)
             )
-            mean, interval = fewshot.mean_and_interval(accuracies)
-            results.append(
-                Result(
-                    protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies
-                )
-            )
-    return results
+        ).argmax(axis=-1)
+
+    def concat(classifier: str) -> _Solver:
+        queries, supports = (
+            np.concatenate([first.features, second.features], axis=1) for first, second in zip(one, two, strict=True)
+        )
+        return lambda support, query, labels, ways: fewshot.classify(
+            classifier, supports[support], labels, queries[query], ways=ways
+        )
+
+    def cascade(classifier: str) -> _Solver:
+        coarse_of_queries, coarse_of_supports = (part.class_logits.argmax(axis=1) for part in one)
+        return lambda support, query, labels, ways: fewshot.cascade(
+            classifier,
+            two.supports.features[support],
+            labels,
+            two.queries.features[query],
+            ways=ways,
+            support_coarse=coarse_of_supports[support],
+            query_coarse=coarse_of_queries[query],
+        )
+
+    make = {'ensemble': ensemble, 'concat': concat, 'cascade': cascade}[join]
+    width = one.queries.features.shape[1] + two.queries.features.shape[1]
+    return [
+        _result(protocol, classifier, drawn, make(classifier), width, settings, shown)
+        for protocol in drawn.episodes
+        for classifier in settings.classifiers
+        if join != 'ensemble' or classifier == 'lr'
+    ]
+
+
+def _result(
+    protocol: str, classifier: str, drawn: Drawn, solver: _Solver, width: int, settings: Eval, shown: bool
+) -> Result:
+    episodes = drawn.episodes[protocol]
+    ways = [len(episode.classes) for episode in episodes]
+    with Progress(f'{protocol} episodes, {classifier}', len(episodes), unit='episodes', shown=shown) as progress:
+        accuracies = _accuracies(episodes, drawn.rows[protocol], solver, width, progress)
+    mean, interval = fewshot.mean_and_interval(accuracies)
+    return Result(protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies)
 
 
 def _episodes(protocol: str, split: Split, settings: Eval, count: int) -> list[fewshot.Episode]:
@@ -218,116 +266,49 @@ def _episodes(protocol: str, split: Split, settings: Eval, count: int) -> list[f
 
 def _support_copies(
     episodes: Sequence[fewshot.Episode], split: Split, settings: Eval, rng: np.random.Generator
-) -> np.ndarray:
-    """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant, and
+    bool [T], whether it is the plain view."""
     indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
-    sizes = _resized_sizes(split, indices, settings.resize)
+    copies, margin = support_copies(split, indices, settings, rng)
+    return copies, (margin == 0).all(axis=1) & (copies[:, 3] == 0)
+
+
+def support_copies(
+    split: Split, indices: np.ndarray, settings: Eval, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random variants of images as supports: int [T, 4] of index and variant, and int [T, 2], the crop's freedom.
+
+    Args:
+        split: with the images.
+        indices: int [T].
+        settings: how supports are resized, cropped, shifted and flipped.
+        rng: of the draws.
+    """
+    sizes = resized_sizes(split, indices, settings.resize)
     margin = sizes + 2 * settings.support_padding - (settings.crop or sizes.min(axis=1, keepdims=True))
     variants = augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
-    return np.concatenate([indices[:, None], variants], axis=1)
-
-
-def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
-    return resized_shape(*image_size, short) if short else image_size
+    return np.concatenate([indices[:, None], variants], axis=1), margin
 
 
 def _accuracies(
-    classifier: str,
-    episodes: Sequence[fewshot.Episode],
-    support_features: np.ndarray,
-    support_rows: np.ndarray,
-    query_features: np.ndarray,
-    copies: int,
-    shown: bool,
+    episodes: Sequence[fewshot.Episode], rows: Sequence[np.ndarray], solver: _Solver, width: int, progress: Progress
 ) -> np.ndarray:
-    """Accuracy of each episode [E]. `support_rows` [T] says which row of the features each support copy has."""
-    sizes = [episode.support.size * copies for episode in episodes]
-    ends = np.cumsum(sizes)
-    rows = [support_rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    """Accuracy of each episode [E]; `rows` says of each where its support copies lie, `width` how wide features are."""
     accuracies = np.zeros(len(episodes))
-    with Progress(f'episodes, {classifier}', len(episodes), unit='episodes', shown=shown) as progress:
-        # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
-        for ways in sorted({len(episode.classes) for episode in episodes}):
-            same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
-            per_episode = (sizes[same[0]] + episodes[same[0]].query.size) * query_features.shape[1] * 4
-            for chunk in np.array_split(same, math.ceil(len(same) * per_episode / _CHUNK_BYTES)):
-                support = support_features[np.stack([rows[i] for i in chunk])]
-                query = query_features[np.stack([episodes[i].query.ravel() for i in chunk])]
-                support_labels = np.repeat(np.arange(ways, dtype=np.int32), support.shape[1] // ways)
-                query_labels = np.repeat(np.arange(ways, dtype=np.int32), query.shape[1] // ways)
-                predictions = fewshot.classify(classifier, support, support_labels, query, ways=ways)
-                accuracies[chunk] = fewshot.accuracy(predictions, query_labels)
-                progress.update(len(chunk))
+    # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
+    for ways in sorted({len(episode.classes) for episode in episodes}):
+        same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
+        per_episode = (rows[same[0]].size + episodes[same[0]].query.size) * width * 4
+        for chunk in np.array_split(same, math.ceil(len(same) * per_episode / _CHUNK_BYTES)):
+            support = np.stack([rows[i] for i in chunk])
+            query = np.stack([episodes[i].query.ravel() for i in chunk])
+            support_labels = np.repeat(np.arange(ways, dtype=np.int32), support.shape[1] // ways)
+            query_labels = np.repeat(np.arange(ways, dtype=np.int32), query.shape[1] // ways)
+            predictions = solver(support, query, support_labels, ways)
+            accuracies[chunk] = fewshot.accuracy(predictions, query_labels)
+            progress.update(len(chunk))
     return accuracies
-
-
-def features(
-    extract: Extractor,
-    variables: Any,
-    split: Split,
-    settings: Eval,
-    indices: np.ndarray | None = None,
-    variants: np.ndarray | None = None,
-    *,
-    name: str = 'query features',
-    shown: bool = False,
-) -> np.ndarray:
-    """Features [n, d] of images of a split, in batches of one size, so that one program is compiled.
-
-    Args:
-        extract: see `make_extractor`.
-        variables: 'params' and 'batch_stats' of the network.
-        split: with the images.
-        settings: how they are resized and cropped.
-        indices: int [n], which images; None for all.
-        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
-        name: of the progress bar.
-        shown: whether to show it.
-
-    Raises:
-        FloatingPointError: the network gives features that are not finite.
-    """
-    indices = np.arange(len(split)) if indices is None else indices
-    batch = min(settings.batch_size, len(indices))
-    parts = []
-    with Progress(name, len(indices), unit='images', shown=shown) as progress:
-        for start in range(0, len(indices), batch):
-            # The last batch is filled up with repetitions of its first image.
-            chosen = np.arange(start, start + batch)
-            count = min(batch, len(indices) - start)
-            chosen[count:] = start
-            part = _batch_features(
-                extract, variables, split, settings, indices[chosen], None if variants is None else variants[chosen]
-            )
-            parts.append(np.asarray(part)[:count])
-            progress.update(count)
-    found = np.concatenate(parts)
-    if not np.isfinite(found).all():
-        raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
-    return found
-
-
-def _batch_features(
-    extract: Extractor,
-    variables: Any,
-    split: Split,
-    settings: Eval,
-    indices: np.ndarray,
-    variants: np.ndarray | None,
-) -> jax.Array:
-    if not isinstance(split.images, np.ndarray):
-        views = pipeline.evaluation_views(
-            split.images,
-            indices,
-            variants,
-            resize=settings.resize,
-            crop=settings.crop,
-            padding=settings.support_padding,
-        )
-        return extract.of_views(variables, views)
-    if variants is None:
-        return extract.of_images(variables, split.images[indices])
-    return extract.of_variants(variables, split.images[indices], variants)
 
 
 def title(result: Result) -> str:

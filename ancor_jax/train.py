@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ancor_jax import augment, check_data, checkpoint, data, evaluate, mesh, metrics, models, optim, step
+from ancor_jax import augment, check_data, checkpoint, data, evaluate, extract, mesh, metrics, models, optim, step
 from ancor_jax.config import Config, ConfigError, Views, to_dict
 from ancor_jax.data import pipeline
 from ancor_jax.methods import METHODS
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     plan: Plan
     initial_state: Any  # () → TrainState, jitted, on all devices
     abstract_state: Any
-    extract: evaluate.Extractor
+    extract: extract.Extractor
 
 
 def plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
@@ -183,8 +183,8 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
                 f'model.head={config.head!r} classifies {classified} numbers and the angular metric needs as many as '
                 f'model.embed_dim={config.model.embed_dim}; make them equal.'
             )
-    extract = evaluate.make_extractor(laid_out.recipe.model, config.views, config.eval)
-    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extract)
+    extractor = extract.make_extractor(laid_out.recipe.model, config.views, config.eval)
+    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extractor)
 
 
 def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:

@@ -11,6 +11,7 @@ import pytest
 from ancor_jax import augment, data, evaluate, fewshot, models
 from ancor_jax.config import ConfigError, Eval, Views
 from ancor_jax.data import Split
+from ancor_jax.extract import Descriptions, Extractor, make_extractor
 from configs import digits_coarse
 
 CLASSES, PER_CLASS, SIZE = 7, 20, 8
@@ -41,10 +42,12 @@ class Counting:
         return jnp.asarray(np.stack([np.cos(level), np.sin(level)], axis=1))
 
 
-def by(function) -> evaluate.Extractor:
+def by(function) -> Extractor:
     """An extractor of (variables, images, variants or None) → features, whichever way images come."""
-    return evaluate.Extractor(
-        lambda v, images: function(v, images, None), function, lambda v, images: function(v, images, None)
+    return Extractor(
+        lambda v, images: Descriptions(function(v, images, None), None, None),
+        lambda v, images, variants: Descriptions(function(v, images, variants), None, None),
+        lambda v, images: Descriptions(function(v, images, None), None, None),
     )
 
 
@@ -68,11 +71,11 @@ def test_each_distinct_input_passes_the_network_once():
     assert [results[i].ways for i in (0, 4, 8)] == [(5, 5), (CLASSES, CLASSES), (3, 4)]
 
 
-def test_flips_alone_are_two_inputs_an_image():
+def test_flips_alone_add_one_input_an_image():
     extract = Counting()
     evaluate.evaluate(by(extract), None, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
-    assert {variant for _, variant in extract.varied} == {(0, 0, 0), (0, 0, 1)}
-    assert len(extract.varied) <= 2 * CLASSES * PER_CLASS
+    assert {variant for _, variant in extract.varied} == {(0, 0, 1)}  # unflipped, a support is its own query view
+    assert len(extract.varied) <= CLASSES * PER_CLASS
 
 
 def test_batches_do_not_matter():
@@ -99,7 +102,7 @@ def test_extractor_is_the_network_on_the_transformed_images():
     features = jax.jit(model.features)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     variants = np.array([[0, 0, 0], [2, 2, 1], [4, 1, 0], [2, 2, 0]], np.int32)
-    extract = evaluate.make_extractor(model, views, choice)
+    extract = make_extractor(model, views, choice)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     shifted = np.stack([p[d : d + 16, r : r + 16] for p, (d, r, _) in zip(padded, variants, strict=True)])
     shifted[1] = shifted[1][:, ::-1]
@@ -107,12 +110,14 @@ def test_extractor_is_the_network_on_the_transformed_images():
     for actual, pixels in [(plain, images), (varied, shifted)]:
         normal = augment.normalize(jnp.asarray(pixels), views.mean, views.std)
         expected = fewshot.normalize(features(variables, normal))
-        np.testing.assert_allclose(actual, expected, atol=1e-5)
-    np.testing.assert_allclose(plain[3], varied[3], atol=1e-5)
-    np.testing.assert_allclose(extract.of_views(variables, shifted), varied, atol=1e-5)
-    embedded = evaluate.make_extractor(model, views, settings(features='embedding')).of_images(variables, images)
-    assert embedded.shape == (4, 128)
-    np.testing.assert_allclose(jnp.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(actual.features, expected, atol=1e-5)
+        outputs = model.apply(variables, normal, train=False)
+        np.testing.assert_allclose(actual.embeddings, outputs.embedding, atol=1e-5)
+        np.testing.assert_allclose(actual.class_logits, outputs.class_logits, atol=1e-5)
+    np.testing.assert_allclose(plain.features[3], varied.features[3], atol=1e-5)
+    np.testing.assert_allclose(extract.of_views(variables, shifted).features, varied.features, atol=1e-5)
+    embedded = make_extractor(model, views, settings(features='embedding')).of_images(variables, images)
+    np.testing.assert_allclose(embedded.features, fewshot.normalize(plain.embeddings), atol=1e-5)
     assert config.eval.features == 'backbone'
 
 
@@ -199,7 +204,7 @@ def test_images_of_several_sizes_are_resized_and_cropped_anywhere():
         seen.append(views.shape[1:])
         return jnp.asarray(views.reshape(len(views), -1)[:, :5].astype(np.float32))
 
-    extract = evaluate.Extractor(remember, remember, remember)
+    extract = by(lambda variables, views, variants: remember(variables, views))
     choice = settings(resize=16, crop=12, support_padding=0, batch_size=32)
     results = evaluate.evaluate(extract, None, of_sizes, choice)
     assert set(seen) == {(12, 12, 3)}

@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'ancor_jax'
 PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods'}
 STEP = {'step', 'mesh'}
 WORLD = {'data', 'checkpoint', 'metrics', 'config'}
-TOP = {'check_data', 'compare', 'evaluate', 'train'}
+TOP = {'check_data', 'compare', 'evaluate', 'extract', 'train'}
 ALLOWED = {
     **dict.fromkeys(PURE, frozenset()),
     **dict.fromkeys(STEP, PURE | STEP),

@@ -207,7 +207,7 @@ def crop_resize(image: np.ndarray, box: Box, size: int, out: np.ndarray | None =
 
 
 def evaluation_views(
-    images: ImageSource,
+    images: ImageSource | np.ndarray,
     indices: np.ndarray,
     variants: np.ndarray | None,
     *,
@@ -216,7 +216,7 @@ def evaluation_views(
     padding: int = 0,
     threads: int = 0,
 ) -> np.ndarray:
-    """Test views of images that are read one by one: `augment.test_view` or `apply_variant`, before normalisation.
+    """Test views made on the host: `augment.test_view` or `apply_variant`, before normalisation.
 
     Args:
         images: the split's.

@@ -1,0 +1,182 @@
+"""What a trained network says of images: features, embeddings, class logits, in batches, whichever way images come."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ancor_jax import augment, fewshot, models
+from ancor_jax.config import ConfigError, Eval, Views
+from ancor_jax.data import pipeline
+from ancor_jax.data.dataset import Split
+from ancor_jax.data.images import in_threads, resized_shape
+from ancor_jax.metrics import Progress
+
+
+class Descriptions(NamedTuple):
+    """What the network says of n images."""
+
+    features: Any  # float32 [n, d], L2-normalised: of the backbone, or the embedding, as eval.features has it
+    embeddings: Any  # float32 [n, D], un-normalised; None if the head has none
+    class_logits: Any  # float32 [n, C]; None without a classifier
+
+
+class Extractor(NamedTuple):
+    """Jitted functions from variables and images uint8 [n, H, W, 3] to their `Descriptions`."""
+
+    of_images: Callable[[Any, np.ndarray], Descriptions]  # resized and cropped on the device
+    of_variants: Callable[[Any, np.ndarray, np.ndarray], Descriptions]  # with variants int32 [n, 3] of support images
+    of_views: Callable[[Any, np.ndarray], Descriptions]  # resized and cropped already
+
+
+def make_extractor(model: models.Network, colours: Views, settings: Eval) -> Extractor:
+    """The descriptions by a network, by running batch statistics.
+
+    Make them once: each is compiled when it first meets images.
+
+    Args:
+        model: the network.
+        colours: for their mean and standard deviation.
+        settings: which features, and how test images are resized, cropped and shifted.
+    """
+
+    def describe(variables: Any, pixels: jax.Array) -> Descriptions:
+        outputs: Any = model.apply(variables, pixels, train=False)
+        chosen = outputs.embedding if settings.features == 'embedding' else outputs.features
+        return Descriptions(fewshot.normalize(chosen), outputs.embedding, outputs.class_logits)
+
+    @jax.jit
+    def plain(variables: Any, images: jax.Array) -> Descriptions:
+        pixels = augment.test_view(
+            images, mean=colours.mean, std=colours.std, resize=settings.resize, crop=settings.crop
+        )
+        return describe(variables, pixels)
+
+    @jax.jit
+    def varied(variables: Any, images: jax.Array, variants: jax.Array) -> Descriptions:
+        resized = augment.resize_short(images, settings.resize) if settings.resize else images
+        size = settings.crop or min(resized.shape[1:3])
+        pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
+        return describe(variables, augment.normalize(pixels, colours.mean, colours.std))
+
+    @jax.jit
+    def finished(variables: Any, images: jax.Array) -> Descriptions:
+        return describe(variables, augment.normalize(images, colours.mean, colours.std))
+
+    return Extractor(plain, varied, finished)
+
+
+def describe(
+    extract: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray | None = None,
+    variants: np.ndarray | None = None,
+    *,
+    name: str = 'features',
+    shown: bool = False,
+) -> Descriptions:
+    """The `Descriptions` of images of a split as NumPy arrays, in batches of one size: one program is compiled.
+
+    Args:
+        extract: see `make_extractor`.
+        variables: 'params' and 'batch_stats' of the network.
+        split: with the images.
+        settings: how they are resized and cropped.
+        indices: int [n], which images; None for all.
+        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
+        name: of the progress bar.
+        shown: whether to show it.
+
+    Raises:
+        FloatingPointError: the network gives features that are not finite.
+    """
+    indices = np.arange(len(split)) if indices is None else indices
+    batch = min(settings.batch_size, len(indices))
+    parts = []
+    with Progress(name, len(indices), unit='images', shown=shown) as progress:
+        for start in range(0, len(indices), batch):
+            # The last batch is filled up with repetitions of its first image.
+            chosen = np.arange(start, start + batch)
+            count = min(batch, len(indices) - start)
+            chosen[count:] = start
+            part = _batch(
+                extract, variables, split, settings, indices[chosen], None if variants is None else variants[chosen]
+            )
+            parts.append(jax.tree.map(lambda array, keep=count: np.asarray(array)[:keep], part))
+            progress.update(count)
+    found = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    if not np.isfinite(found.features).all():
+        raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
+    return found
+
+
+def _batch(
+    extract: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray,
+    variants: np.ndarray | None,
+) -> Descriptions:
+    if not isinstance(split.images, np.ndarray):
+        return extract.of_views(variables, views(split, indices, settings, variants))
+    if variants is None:
+        return extract.of_images(variables, split.images[indices])
+    return extract.of_variants(variables, split.images[indices], variants)
+
+
+def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:
+    """Images as the network sees them, before normalisation, made on the host: uint8 [n, H, W, 3].
+
+    Arguments as `describe`; see `pipeline.evaluation_views`.
+    """
+    return pipeline.evaluation_views(
+        split.images,
+        indices,
+        variants,
+        resize=settings.resize,
+        crop=settings.crop,
+        padding=settings.support_padding,
+    )
+
+
+def resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
+    """Height and width of these images after resizing the shorter side (0 leaves it): int [n, 2]."""
+    images = split.images
+    if isinstance(images, np.ndarray):
+        return np.broadcast_to(_resized(images.shape[1:3], short), (len(indices), 2))
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    sizes = in_threads(lambda i: _resized(images.size(int(distinct[i])), short), len(distinct))
+    return np.asarray(list(sizes)).reshape(-1, 2)[inverse]
+
+
+def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
+    return resized_shape(*image_size, short) if short else image_size
+
+
+def check_sizes(split: Split, settings: Eval) -> None:
+    """Refuses images that test views cannot be made of, before any work.
+
+    Raises:
+        ConfigError: a crop larger than the images, or images of several sizes that nothing brings to one.
+    """
+    sizes = resized_sizes(split, np.arange(len(split)), settings.resize)
+    small = int(sizes.min(axis=1).argmin())
+    height, width = sizes[small]
+    if settings.crop > min(height, width):
+        raise ConfigError(
+            f'eval.crop={settings.crop} is larger than {_where(split, small)}, {height}×{width} after eval.resize; '
+            'lower it, or set eval.resize to at least as much.'
+        )
+    if not settings.crop and (sizes != sizes[0]).any():
+        raise ConfigError(
+            'the test images differ in size; set eval.resize and eval.crop to bring them to one, for example '
+            '--config.eval.resize=256 --config.eval.crop=224.'
+        )
+
+
+def _where(split: Split, index: int) -> str:
+    return 'the test images' if isinstance(split.images, np.ndarray) else split.images.where(index)
