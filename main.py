@@ -7,9 +7,13 @@ same command it goes on where it stopped.
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+if TYPE_CHECKING:
+    from ancor_jax import config
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment: a file in configs/, optionally with :variant after it.', lock_config=True
@@ -22,11 +26,19 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'eval', 'check_data', 'compare'],
-    'train: train (or go on), then evaluate; eval: evaluate a checkpoint; check_data: read every image once and tell '
-    'what training would see; compare: finished runs side by side, without --config.',
+    ['train', 'eval', 'embed', 'classify', 'report', 'compare', 'check_data'],
+    'train: train (or go on), then evaluate; eval: evaluate a checkpoint, or two together (eval.models); embed: write '
+    'features and predictions of a data set or of --images; classify: sort the images of --query into the classes that '
+    '--support has a few images each of; report: a page of tables and pictures; compare: finished runs side by side; '
+    'check_data: read every image once and tell what training would see. All but train and check_data can do without '
+    '--config and then take that of the run in --workdir.',
 )
-_RUNS = flags.DEFINE_list('runs', [], 'Work directories to compare; differences are to the first.')
+_RUNS = flags.DEFINE_list('runs', [], 'Of compare: work directories; differences are to the first.')
+_IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in place of the data set.')
+_SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
+_QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
+
+_AFTER_TRAINING = ('eval', 'embed', 'classify', 'report')
 
 
 def main(argv: list[str]) -> None:
@@ -47,20 +59,57 @@ def main(argv: list[str]) -> None:
 
 def _run() -> None:
     """A mode that works on one configuration and its work directory."""
-    if _CONFIG.value is None:
-        sys.exit(f'error: --mode={_MODE.value} needs --config=FILE; those of this repository lie in configs/.')
-    path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
-    if not pathlib.Path(path).is_file():
-        sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
-    from ancor_jax import config, train
-
-    settings = config.from_mapping(_CONFIG.value)
-    directory = pathlib.Path(_WORKDIR.value or _default_workdir(settings.method, settings.seed))
-    run = {'train': train.train, 'eval': train.evaluate_checkpoint, 'check_data': train.look_at_data}[_MODE.value]
+    mode = _MODE.value
+    settings, directory = _settings(mode)
     try:
-        run(settings, directory)
+        if mode == 'train':
+            from ancor_jax import train
+
+            train.train(settings, directory)
+        elif mode == 'check_data':
+            from ancor_jax import train
+
+            train.look_at_data(settings, directory)
+        elif mode == 'eval':
+            from ancor_jax import evaluate
+
+            (evaluate.evaluate_joined_runs if settings.eval.models else evaluate.evaluate_run)(settings, directory)
+        elif mode == 'embed':
+            from ancor_jax import embed
+
+            embed.embed(settings, directory, pathlib.Path(_IMAGES.value) if _IMAGES.value else None)
+        elif mode == 'classify':
+            from ancor_jax import classify
+
+            classify.classify(settings, directory, pathlib.Path(str(_SUPPORT.value)), pathlib.Path(str(_QUERY.value)))
+        else:
+            from ancor_jax import report_run
+
+            report_run.report_run(settings, directory)
     except KeyboardInterrupt:
-        sys.exit(f'stopped; the same command goes on from the last checkpoint in {directory}.')
+        sys.exit(
+            f'stopped; the same command goes on from the last checkpoint in {directory}.' if mode == 'train' else 1
+        )
+
+
+def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
+    """The configuration: that of --config, or of the run in --workdir; and the work directory."""
+    from ancor_jax import config, runs
+
+    if mode == 'classify' and not (_SUPPORT.value and _QUERY.value):
+        sys.exit('error: --mode=classify needs --support=DIR (a folder of images a class) and --query=DIR (to sort).')
+    if _CONFIG.value is not None:
+        path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
+        if not pathlib.Path(path).is_file():
+            sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
+        settings = config.from_mapping(_CONFIG.value)
+        return settings, pathlib.Path(_WORKDIR.value or _default_workdir(settings))
+    if mode not in _AFTER_TRAINING:
+        sys.exit(f'error: --mode={mode} needs --config=FILE; those of this repository lie in configs/.')
+    if not _WORKDIR.value:
+        sys.exit(f'error: --mode={mode} needs --workdir=DIR, a run (or --config=FILE, whose default it is).')
+    directory = pathlib.Path(str(_WORKDIR.value))
+    return runs.stored_config(directory), directory
 
 
 def _compare() -> None:
@@ -86,11 +135,13 @@ def _sentence(error: Exception) -> str:
     return lines[-1].partition(': ')[2] if 'Traceback' in text else ' '.join(lines)
 
 
-def _default_workdir(method: str, seed: int) -> str:
+def _default_workdir(settings: 'config.Config') -> str:
+    if settings.eval.models:
+        return 'runs/' + '+'.join(pathlib.Path(name).name for name in settings.eval.models)
     # '--config' holds 'configs/name.py' or 'configs/name.py:variant'.
     path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     name = pathlib.Path(path).stem + (f'-{variant}' if variant else '')
-    return f'runs/{name}-{method}-seed{seed}'
+    return f'runs/{name}-{settings.method}-seed{settings.seed}'
 
 
 if __name__ == '__main__':

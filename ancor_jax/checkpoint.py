@@ -103,18 +103,19 @@ def restore_parts(directory: pathlib.Path, kind: str, names: Sequence[str]) -> t
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    steps = [int(path.name) for path in (directory / kind).glob('*') if path.name.isdigit()]
-    if not steps:
+    if not any(path.name.isdigit() for path in (directory / kind).glob('*')):
         raise _missing(directory, kind)
-    path = (directory / kind / str(max(steps)) / 'default').absolute()
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        with ocp.PyTreeCheckpointer() as reader:
-            stored = reader.metadata(path).item_metadata.tree
+        with ocp.CheckpointManager(
+            (directory / kind).absolute(), item_handlers=ocp.PyTreeCheckpointHandler()
+        ) as manager:
+            step = manager.latest_step()
+            stored = manager.item_metadata(step).tree
             wanted = {name: abstract(stored[name], here) for name in names}
             arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
             restore = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True)
-            return max(steps), reader.restore(path, args=restore)
+            return step, manager.restore(step, args=restore)
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f'The {kind} checkpoint in {directory} cannot be read ({_first_line(error)}); train again.'

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ancor_jax import evaluate, fewshot
+from ancor_jax import episodes, fewshot
 from ancor_jax.config import ConfigError
 
 RESULTS = 'results.json'
@@ -113,10 +113,10 @@ def _columns(results: dict[str, Any]) -> dict[str, np.ndarray]:
     for row in results['results']:
         accuracies = np.asarray(row['accuracies'])
         mean_and_interval = (row['accuracy'], row['interval_95'])
-        result = evaluate.Result(
+        result = episodes.Result(
             row['protocol'], row['classifier'], tuple(row['ways']), row['shots'], *mean_and_interval, accuracies
         )
-        columns[f'{evaluate.title(result)}, {result.classifier}'] = accuracies
+        columns[f'{episodes.title(result)}, {result.classifier}'] = accuracies
     return columns
 
 

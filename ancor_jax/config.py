@@ -19,6 +19,8 @@ from ancor_jax.methods import METHODS
 PIPELINES = ('auto', 'device', 'host')
 BREEDS = ('living17', 'nonliving26', 'entity13', 'entity30')
 BREEDS_SPLITS = ('good', 'bad', 'rand')
+PROBES = ('linear', 'knn', 'retrieval', 'clustering', 'coarse')
+JOINS = ('ensemble', 'concat', 'cascade')
 
 
 class ConfigError(ValueError):
@@ -148,6 +150,11 @@ class Eval:
     batch_size: int = 256  # images a pass when extracting features
     every_epochs: int = 10  # periodic few-shot validation during training; 0 is none
     validation_episodes: int = 200  # of it, 5-way with the cosine classifier
+    # Further figures after the episodes: linear and knn learn the fine classes from all training images, retrieval and
+    # clustering look at the test images alone, coarse is the accuracy of the class logits.
+    probes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # two work directories to evaluate together, with --mode=eval
+    join: tuple[str, ...] = JOINS  # how: ensemble of probabilities, concat of features, cascade from coarse to fine
 
 
 @dataclasses.dataclass(slots=True)
@@ -213,6 +220,15 @@ def check(config: Config) -> None:
         _one_of('eval.protocols', protocol, PROTOCOLS)
     for classifier in config.eval.classifiers:
         _one_of('eval.classifiers', classifier, CLASSIFIERS)
+    for probe in config.eval.probes:
+        _one_of('eval.probes', probe, PROBES)
+    for join in config.eval.join:
+        _one_of('eval.join', join, JOINS)
+    if len(config.eval.models) not in (0, 2):
+        raise ConfigError(
+            f'eval.models takes two work directories, and has {len(config.eval.models)}: '
+            "--config.eval.models=\"('DIR','DIR')\"."
+        )
     if not config.eval.protocols or not config.eval.classifiers:
         raise ConfigError('eval.protocols and eval.classifiers must name at least one each.')
     _check_numbers(config)
@@ -297,6 +313,8 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_contradictions(config: Config) -> None:
+    if config.eval.models and config.eval.join == ('ensemble',) and 'lr' not in config.eval.classifiers:
+        raise ConfigError("eval.join='ensemble' takes probabilities, which 'lr' alone has; add it to eval.classifiers.")
     method, head = METHODS[config.method], config.head
     if method.classification and head == 'none':
         raise ConfigError(f"method={config.method} classifies, and model.head='none' has no class logits; use 'auto'.")

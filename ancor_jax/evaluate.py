@@ -1,322 +1,199 @@
-"""Few-shot evaluation of a trained network: features once for each distinct image, then episodes, then the table."""
+"""The whole evaluation of a network: few-shot results and probes, as a table and as JSON."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from ancor_jax import augment, fewshot
-from ancor_jax.config import Config, ConfigError, Eval
-from ancor_jax.data.dataset import Dataset, Split
-from ancor_jax.extract import Descriptions, Extractor, check_sizes, describe, resized_sizes
-from ancor_jax.metrics import Progress
+from ancor_jax import data, episodes, fewshot, runs, trained
+from ancor_jax.config import Config, ConfigError
+from ancor_jax.data.dataset import Dataset
+from ancor_jax.episodes import Result
+from ancor_jax.extract import Descriptions, Extractor, describe
 
-# Of support and query features handed to the classifiers at once.
-_CHUNK_BYTES = 2**28
-
-
-class Result(NamedTuple):
-    """One row of the table."""
-
-    protocol: str
-    classifier: str
-    ways: tuple[int, int]  # fewest and most classes of an episode
-    shots: int
-    accuracy: float  # mean over episodes, per cent
-    interval: float  # half-width of its 95 % Student-t interval, per cent
-    accuracies: np.ndarray  # of each episode, 0..1
+_NEED_TRAINING_IMAGES = ('linear', 'knn')
+_RECALL_AT = (1, 2, 5, 10, 50, 100)
 
 
-def check_episodes(dataset: Dataset, settings: Eval) -> None:
-    """Refuses what no episode can be drawn for, before any training.
+class Score(NamedTuple):
+    """One figure of a probe, per cent."""
+
+    probe: str
+    measure: str
+    value: float
+    interval: float | None  # half-width of its 95 % Student-t interval over the test images; None for a clustering
+
+
+class Evaluation(NamedTuple):
+    """All there is to say of a network, or of two joined."""
+
+    results: list[Result]  # few-shot
+    scores: list[Score]  # of the probes
+
+
+def check(dataset: Dataset, config: Config) -> None:
+    """Refuses what cannot be evaluated, before any work.
 
     Raises:
-        ConfigError: too few classes or images for the episodes, or a crop larger than the images.
+        ConfigError: see `episodes.check_episodes`; or a probe that these data or this method have no labels for.
     """
-    split = dataset.test
-    protocols = {*settings.protocols, *(('nway',) if settings.every_epochs else ())}
-    _check_counts(dataset, settings)
-    if 'intra' in protocols:
-        _check_intra(dataset)
-    try:
-        for protocol in protocols:
-            _episodes(protocol, split, settings, count=1)
-    except ValueError as error:
-        raise ConfigError(f'eval: {error}') from error
-    check_sizes(split, settings)
-
-
-def _check_counts(dataset: Dataset, settings: Eval) -> None:
-    needed = settings.shots + settings.queries
-    counts = np.bincount(dataset.test.fine, minlength=len(dataset.fine_names))
-    small = np.flatnonzero((counts > 0) & (counts < needed))
-    if len(small):
-        raise ConfigError(
-            f'fine class {dataset.fine_names[small[0]]!r} has {counts[small[0]]} test images, and an episode takes '
-            f'{needed}, eval.shots and eval.queries; lower one of them, add images, or leave the class out'
-            f'{f" (and {len(small) - 1} more)" if len(small) > 1 else ""}.'
-        )
-
-
-def _check_intra(dataset: Dataset) -> None:
-    present = np.unique(dataset.test.fine)
-    coarse, count = np.unique(dataset.coarse_of_fine[present], return_counts=True)
-    if (count == 1).any():
-        alone = coarse[count == 1][0]
-        fine = present[dataset.coarse_of_fine[present] == alone][0]
-        raise ConfigError(
-            f'coarse class {dataset.coarse_names[alone]!r} has the single fine class {dataset.fine_names[fine]!r} '
-            'among the test images, and intra-class episodes need two; add another, merge or remove the coarse class, '
-            "or leave intra out: --config.eval.protocols=\"('nway','allway')\"."
-        )
-
-
-class Drawn(NamedTuple):
-    """The episodes of each protocol, and which augmented copies of which images they take as supports."""
-
-    episodes: dict[str, list[fewshot.Episode]]
-    copies: np.ndarray  # int [T, 4]: index and variant of each distinct support copy
-    plain: np.ndarray  # bool [T]: the copy is the image's plain test view
-    rows: dict[str, list[np.ndarray]]  # of each episode: where its supports' copies lie in `copies`
-
-
-class Described(NamedTuple):
-    """What one network says of the images of a `Drawn`."""
-
-    queries: Descriptions  # of every image of the split
-    supports: Descriptions  # of `Drawn.copies`
-
-
-# From rows of supports int [E, S] and of queries int [E, Q], labels of the supports int [S] and the number of classes
-# to predictions int [E, Q].
-_Solver = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Any]
+    episodes.check_episodes(dataset, config.eval)
+    for probe in config.eval.probes:
+        if probe in _NEED_TRAINING_IMAGES:
+            unseen = np.setdiff1d(dataset.test.fine, dataset.train.fine)
+            if not dataset.train.has_fine or len(unseen):
+                why = f'without {dataset.fine_names[unseen[0]]!r}' if len(unseen) else 'without fine labels'
+                raise ConfigError(
+                    f'eval.probes has {probe!r}, which learns the fine classes from the training images, and those of '
+                    f'{dataset.name} are {why}; leave it out.'
+                )
 
 
 def evaluate(
-    extract: Extractor,
-    variables: Any,
-    split: Split,
-    settings: Eval,
-    *,
-    protocols: Sequence[str] | None = None,
-    classifiers: Sequence[str] | None = None,
-    episodes: int | None = None,
-    shown: bool = False,
-) -> list[Result]:
-    """All protocols with all classifiers; the seed fixes episodes and augmentation, so that models are comparable.
+    extract: Extractor, variables: Any, dataset: Dataset, config: Config, *, trained_on: str, shown: bool = False
+) -> Evaluation:
+    """Few-shot results and probes of one network.
 
     Args:
         extract: see `extract.make_extractor`.
         variables: 'params' and 'batch_stats' of the network.
-        split: of images that training has not seen.
-        settings: the protocol's numbers.
-        protocols, classifiers, episodes: in place of those in `settings`.
+        dataset: its test images are evaluated; its training images serve the probes that learn.
+        config: of the evaluation: `config.eval`.
+        trained_on: 'coarse' or 'fine', what the network's class logits are of.
         shown: whether to show progress.
+    """
+    settings = config.eval
+    drawn = episodes.draw(dataset.test, settings)
+    described = episodes.describe_drawn(extract, variables, dataset.test, settings, drawn, shown=shown)
+    results = episodes.solve(drawn, described, settings, shown=shown)
+    training = None
+    if set(settings.probes) & set(_NEED_TRAINING_IMAGES):
+        training = describe(extract, variables, dataset.train, settings, name='training features', shown=shown)
+    scores = [
+        score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, trained_on)
+    ]
+    return Evaluation(results, scores)
+
+
+def _scores(
+    probe: str, dataset: Dataset, training: Descriptions | None, test: Descriptions, trained_on: str
+) -> Iterator[Score]:
+    from ancor_jax import probes
+
+    fine, num_fine = dataset.test.fine, len(dataset.fine_names)
+    if probe in _NEED_TRAINING_IMAGES and training is not None:
+        learn = probes.linear_probe if probe == 'linear' else probes.nearest_neighbours
+        predictions = learn(training.features, dataset.train.fine, test.features, num_classes=num_fine)
+        yield _over_images(probe, 'fine accuracy', np.asarray(predictions) == fine)
+    elif probe == 'retrieval':
+        found = probes.retrieval(test.features, fine, ks=_RECALL_AT)
+        for k, recalled in zip(_RECALL_AT, found.recall, strict=True):
+            if k < len(fine):
+                yield _over_images(probe, f'recall@{k}', recalled)
+        yield _over_images(probe, 'mAP', found.average_precision)
+    elif probe == 'clustering':
+        clusters = probes.clustering(test.features, fine, dataset.test.coarse)
+        for measure, value in clusters._asdict().items():
+            yield Score(probe, measure.replace('_', ' '), 100 * float(value), None)
+    elif probe == 'coarse' and test.class_logits is not None:
+        predicted = test.class_logits.argmax(axis=1)
+        if trained_on == 'fine':
+            predicted = dataset.coarse_of_fine[predicted]
+        yield _over_images(probe, 'coarse accuracy', predicted == dataset.test.coarse)
+
+
+def _over_images(probe: str, measure: str, values: np.ndarray) -> Score:
+    """The mean over images; those for which the measure does not exist are NaN and do not count."""
+    counted = np.asarray(values, np.float64)
+    mean, interval = fewshot.mean_and_interval(counted[~np.isnan(counted)])
+    return Score(probe, measure, 100 * mean, 100 * interval)
+
+
+def evaluate_joined(
+    networks: Sequence[tuple[Extractor, Any]], dataset: Dataset, config: Config, *, shown: bool = False
+) -> Iterator[tuple[str, Evaluation]]:
+    """Two networks together, in each way of `config.eval.join`, on the same episodes; see `episodes.solve_joined`.
+
+    Args:
+        networks: extractor and variables of the first and the second.
+        dataset, config, shown: as `evaluate`.
+    """
+    drawn = episodes.draw(dataset.test, config.eval)
+    one, two = (
+        episodes.describe_drawn(extract, variables, dataset.test, config.eval, drawn, shown=shown)
+        for extract, variables in networks
+    )
+    for join in config.eval.join:
+        yield join, Evaluation(episodes.solve_joined(join, drawn, one, two, config.eval, shown=shown), [])
+
+
+def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
+    """Evaluates a checkpoint of a work directory; the answer goes to `evaluation.json` there.
+
+    Args:
+        config: of the evaluation; its data may be others than those of the training.
+        directory: of the run.
 
     Raises:
-        ValueError: a class has too few images for an episode.
-        FloatingPointError: the network gives features that are not finite.
+        ConfigError: the directory holds no run, or one of another model than `config` says; or the data cannot be
+            evaluated.
+        checkpoint.CheckpointError: it holds no such checkpoint.
     """
-    drawn = draw(split, settings, protocols=protocols, episodes=episodes)
-    described = describe_drawn(extract, variables, split, settings, drawn, shown=shown)
-    return solve(drawn, described, settings, classifiers=classifiers, shown=shown)
-
-
-def draw(split: Split, settings: Eval, *, protocols: Sequence[str] | None = None, episodes: int | None = None) -> Drawn:
-    """Draws the episodes of `evaluate` and the augmentation of their supports; arguments and errors as there."""
-    chosen = tuple(protocols or settings.protocols)
-    drawn = {protocol: _episodes(protocol, split, settings, episodes or settings.episodes) for protocol in chosen}
-    copies, plain = zip(
-        *(
-            _support_copies(
-                drawn[protocol],
-                split,
-                settings,
-                np.random.default_rng([settings.seed, fewshot.PROTOCOLS.index(protocol)]),
-            )
-            for protocol in chosen
-        ),
-        strict=True,
+    network = trained.load(directory, config.eval.checkpoint)
+    runs.check_same(directory, runs.identity(config, 1), afterwards=True)
+    dataset = _evaluation_data(config)
+    extract = network.extractor(config.eval)
+    evaluation = evaluate(
+        extract, network.variables, dataset, config, trained_on=network.trained_on, shown=config.train.progress
     )
-    distinct, first, row = np.unique(np.concatenate(copies), axis=0, return_index=True, return_inverse=True)
-    sizes = [episode.support.size * settings.support_copies for protocol in chosen for episode in drawn[protocol]]
-    rows = iter(np.split(row.ravel(), np.cumsum(sizes)[:-1]))
-    return Drawn(
-        drawn,
-        distinct,
-        np.concatenate(plain)[first],
-        {protocol: [next(rows) for _ in drawn[protocol]] for protocol in chosen},
-    )
+    seconds = runs.training_seconds(directory, network.step)
+    heading = f'{network.title} on {dataset.name}'
+    tell(evaluation, heading, config, directory / runs.EVALUATION, step=network.step, seconds=seconds)
+    return evaluation
 
 
-def describe_drawn(
-    extract: Extractor, variables: Any, split: Split, settings: Eval, drawn: Drawn, *, shown: bool = False
-) -> Described:
-    """What a network says of the split and of the support copies, each distinct one once; see `evaluate`."""
-    queries = describe(extract, variables, split, settings, name='query features', shown=shown)
-    images, variants = drawn.copies[:, 0], drawn.copies[:, 1:]
-    supports = jax.tree.map(lambda array: array[images], queries)
-    varied = np.flatnonzero(~drawn.plain)
-    if len(varied):
-        found = describe(
-            extract, variables, split, settings, images[varied], variants[varied], name='support features', shown=shown
-        )
-        for array, part in zip(jax.tree.leaves(supports), jax.tree.leaves(found), strict=True):
-            array[varied] = part
-    return Described(queries, supports)
-
-
-def solve(
-    drawn: Drawn, described: Described, settings: Eval, *, classifiers: Sequence[str] | None = None, shown: bool = False
-) -> list[Result]:
-    """The results of one network, a row each protocol and classifier; see `evaluate`."""
-    queries, supports = described.queries.features, described.supports.features
-
-    def by(classifier: str) -> _Solver:
-        return lambda support, query, labels, ways: fewshot.classify(
-            classifier, supports[support], labels, queries[query], ways=ways
-        )
-
-    return [
-        _result(protocol, classifier, drawn, by(classifier), queries.shape[1], settings, shown)
-        for protocol in drawn.episodes
-        for classifier in classifiers or settings.classifiers
-    ]
-
-
-def solve_joined(
-    join: str, drawn: Drawn, one: Described, two: Described, settings: Eval, *, shown: bool = False
-) -> list[Result]:
-    """The results of two networks together, as the reference joins them.
+def evaluate_joined_runs(config: Config, directory: pathlib.Path) -> dict[str, Evaluation]:
+    """Evaluates the two networks of `config.eval.models` together, each way of joining in a directory of its own.
 
     Args:
-        join: 'ensemble' (geometric mean of the two logistic regressions' probabilities; no other classifier has
-            any), 'concat' (features side by side), 'cascade' (the first network's coarse prediction chooses the
-            supports, the second's features decide among them).
-        drawn: of both.
-        one, two: by the first and the second network.
-        settings: the protocol's numbers.
-        shown: whether to show progress.
+        config: of the evaluation.
+        directory: `<directory>/<join>/results.json` is written, with a `config.json` beside it, so that
+            `--mode=compare` can set it beside single runs.
+
+    Raises:
+        ConfigError: not two models, or a cascade whose first has no class logits; and as `evaluate_run`.
     """
-
-    def ensemble(_: str) -> _Solver:
-        return lambda support, query, labels, ways: fewshot.ensemble(
-            *(
-                fewshot.lr_probabilities(net.supports.features[support], labels, net.queries.features[query], ways=ways)
-                for net in (one, two)
-            )
-        ).argmax(axis=-1)
-
-    def concat(classifier: str) -> _Solver:
-        queries, supports = (
-            np.concatenate([first.features, second.features], axis=1) for first, second in zip(one, two, strict=True)
+    first, second = (trained.load(pathlib.Path(name), config.eval.checkpoint) for name in config.eval.models)
+    if 'cascade' in config.eval.join and not first.class_names:
+        raise ConfigError(
+            f'a cascade asks the first model for coarse classes, and {first.directory} was trained without them; name '
+            'the models in the other order, or leave cascade out of eval.join.'
         )
-        return lambda support, query, labels, ways: fewshot.classify(
-            classifier, supports[support], labels, queries[query], ways=ways
+    dataset = _evaluation_data(config)
+    networks = [(network.extractor(config.eval), network.variables) for network in (first, second)]
+    evaluations = {}
+    for join, evaluation in evaluate_joined(networks, dataset, config, shown=config.train.progress):
+        here = directory / join
+        here.mkdir(parents=True, exist_ok=True)
+        runs.write_whole(here / runs.CONFIG, json.dumps(runs.identity(config, 1), indent=1))
+        heading = f'{join.capitalize()} of {first.title} and {second.title} on {dataset.name}'
+        tell(evaluation, heading, config, here / runs.RESULTS, step=second.step, seconds=0.0)
+        evaluations[join] = evaluation
+    return evaluations
+
+
+def _evaluation_data(config: Config) -> Dataset:
+    dataset = data.load(config.data)
+    if not dataset.test.has_fine:
+        raise ConfigError(
+            f'{dataset.name} has no test images with fine labels, which few-shot evaluation needs; add them as '
+            'val/COARSE/FINE/ folders, or in the manifest.'
         )
-
-    def cascade(classifier: str) -> _Solver:
-        coarse_of_queries, coarse_of_supports = (part.class_logits.argmax(axis=1) for part in one)
-        return lambda support, query, labels, ways: fewshot.cascade(
-            classifier,
-            two.supports.features[support],
-            labels,
-            two.queries.features[query],
-            ways=ways,
-            support_coarse=coarse_of_supports[support],
-            query_coarse=coarse_of_queries[query],
-        )
-
-    make = {'ensemble': ensemble, 'concat': concat, 'cascade': cascade}[join]
-    width = one.queries.features.shape[1] + two.queries.features.shape[1]
-    return [
-        _result(protocol, classifier, drawn, make(classifier), width, settings, shown)
-        for protocol in drawn.episodes
-        for classifier in settings.classifiers
-        if join != 'ensemble' or classifier == 'lr'
-    ]
-
-
-def _result(
-    protocol: str, classifier: str, drawn: Drawn, solver: _Solver, width: int, settings: Eval, shown: bool
-) -> Result:
-    episodes = drawn.episodes[protocol]
-    ways = [len(episode.classes) for episode in episodes]
-    with Progress(f'{protocol} episodes, {classifier}', len(episodes), unit='episodes', shown=shown) as progress:
-        accuracies = _accuracies(episodes, drawn.rows[protocol], solver, width, progress)
-    mean, interval = fewshot.mean_and_interval(accuracies)
-    return Result(protocol, classifier, (min(ways), max(ways)), settings.shots, 100 * mean, 100 * interval, accuracies)
-
-
-def _episodes(protocol: str, split: Split, settings: Eval, count: int) -> list[fewshot.Episode]:
-    return fewshot.episodes(
-        settings.seed,
-        split.fine,
-        protocol=protocol,
-        ways=settings.ways,
-        shots=settings.shots,
-        queries=settings.queries,
-        num_episodes=count,
-        coarse_labels=split.coarse,
-    )
-
-
-def _support_copies(
-    episodes: Sequence[fewshot.Episode], split: Split, settings: Eval, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every augmented copy of every support of every episode, in order: int [T, 4] of image index and variant, and
-    bool [T], whether it is the plain view."""
-    indices = np.concatenate([np.repeat(episode.support.ravel(), settings.support_copies) for episode in episodes])
-    copies, margin = support_copies(split, indices, settings, rng)
-    return copies, (margin == 0).all(axis=1) & (copies[:, 3] == 0)
-
-
-def support_copies(
-    split: Split, indices: np.ndarray, settings: Eval, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Random variants of images as supports: int [T, 4] of index and variant, and int [T, 2], the crop's freedom.
-
-    Args:
-        split: with the images.
-        indices: int [T].
-        settings: how supports are resized, cropped, shifted and flipped.
-        rng: of the draws.
-    """
-    sizes = resized_sizes(split, indices, settings.resize)
-    margin = sizes + 2 * settings.support_padding - (settings.crop or sizes.min(axis=1, keepdims=True))
-    variants = augment.support_variants(rng, len(indices), margin=margin, flip=settings.support_flip)
-    return np.concatenate([indices[:, None], variants], axis=1), margin
-
-
-def _accuracies(
-    episodes: Sequence[fewshot.Episode], rows: Sequence[np.ndarray], solver: _Solver, width: int, progress: Progress
-) -> np.ndarray:
-    """Accuracy of each episode [E]; `rows` says of each where its support copies lie, `width` how wide features are."""
-    accuracies = np.zeros(len(episodes))
-    # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
-    for ways in sorted({len(episode.classes) for episode in episodes}):
-        same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
-        per_episode = (rows[same[0]].size + episodes[same[0]].query.size) * width * 4
-        for chunk in np.array_split(same, math.ceil(len(same) * per_episode / _CHUNK_BYTES)):
-            support = np.stack([rows[i] for i in chunk])
-            query = np.stack([episodes[i].query.ravel() for i in chunk])
-            support_labels = np.repeat(np.arange(ways, dtype=np.int32), support.shape[1] // ways)
-            query_labels = np.repeat(np.arange(ways, dtype=np.int32), query.shape[1] // ways)
-            predictions = solver(support, query, support_labels, ways)
-            accuracies[chunk] = fewshot.accuracy(predictions, query_labels)
-            progress.update(len(chunk))
-    return accuracies
-
-
-def title(result: Result) -> str:
-    """'5-way 1-shot', 'all-way (10) 1-shot', 'intra-class (3–4-way) 1-shot'."""
-    low, high = result.ways
-    ways = f'{high}' if low == high else f'{low}–{high}'
-    names = {'nway': f'{ways}-way', 'allway': f'all-way ({ways})', 'intra': f'intra-class ({ways}-way)'}
-    return f'{names[result.protocol]} {result.shots}-shot'
+    check(dataset, config)
+    return dataset
 
 
 def table(results: Sequence[Result]) -> str:
@@ -329,9 +206,30 @@ def table(results: Sequence[Result]) -> str:
         'knn': '30-NN',
     }
     rows = [['accuracy, %', *(names[c] for c in classifiers)]]
-    for heading in dict.fromkeys(title(result) for result in results):
-        cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if title(r) == heading}
+    for heading in dict.fromkeys(episodes.title(result) for result in results):
+        cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if episodes.title(r) == heading}
         rows.append([heading, *(cells.get(c, '') for c in classifiers)])
+    return _markdown(rows)
+
+
+def probe_table(scores: Sequence[Score]) -> str:
+    """A Markdown table: a row a figure."""
+    titles = {
+        'linear': 'linear probe',
+        'knn': '20-NN on the training images',
+        'retrieval': 'retrieval',
+        'clustering': 'clustering inside coarse classes',
+        'coarse': 'class logits',
+    }
+    rows = [['probe', 'measure', '%']]
+    for score in scores:
+        interval = '' if score.interval is None else f' ± {score.interval:.2f}'
+        rows.append([titles[score.probe], score.measure, f'{score.value:.2f}{interval}'])
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows
@@ -340,13 +238,14 @@ def table(results: Sequence[Result]) -> str:
     return '\n'.join(lines)
 
 
-def as_json(results: Sequence[Result], config: Config, step: int, seconds: float) -> dict[str, Any]:
+def as_json(evaluation: Evaluation, config: Config, step: int, seconds: float) -> dict[str, Any]:
     """What `results.json` holds; `seconds` is the time that training took, over all its sessions."""
     return {
         'step': step,
         'training_seconds': round(seconds, 1),
         'method': config.method,
         'seed': config.seed,
+        'data': dataclasses.asdict(config.data),
         'eval': dataclasses.asdict(config.eval),
         'results': [
             {
@@ -359,6 +258,22 @@ def as_json(results: Sequence[Result], config: Config, step: int, seconds: float
                 'interval_95': result.interval,
                 'accuracies': np.round(result.accuracies, 6).tolist(),
             }
-            for result in results
+            for result in evaluation.results
+        ],
+        'probes': [
+            {'probe': score.probe, 'measure': score.measure, 'value': score.value, 'interval_95': score.interval}
+            for score in evaluation.scores
         ],
     }
+
+
+def tell(
+    evaluation: Evaluation, heading: str, config: Config, path: pathlib.Path, *, step: int, seconds: float
+) -> None:
+    """Prints the tables under a heading and writes everything to `path`."""
+    episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
+    print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
+    if evaluation.scores:
+        print(f'{probe_table(evaluation.scores)}\n')
+    runs.write_whole(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
+    print(f'Written to {path}', flush=True)

@@ -420,6 +420,19 @@ def class_weights(params: Any) -> jax.Array:
     return params['classifier']['kernel'].T
 
 
+def cell_embeddings(params: Any, feature_map: jax.Array) -> jax.Array:
+    """The embedder applied to each cell of a feature map, for heat maps: [N, h, w, d] → [N, h, w, D].
+
+    Where the head has no embedding the last hidden layer takes its place, and without that the map itself.
+    """
+    cells = feature_map
+    if 'hidden' in params:
+        cells = nn.relu(cells @ params['hidden']['kernel'] + params['hidden']['bias'][None, None, None])
+    if 'embedding' in params:
+        cells = cells @ params['embedding']['kernel'] + params['embedding']['bias'][None, None, None]
+    return cells
+
+
 def create(
     name: str,
     *,

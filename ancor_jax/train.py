@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ancor_jax import augment, check_data, checkpoint, data, evaluate, extract, mesh, metrics, models, optim, step
-from ancor_jax.config import Config, ConfigError, Views, to_dict
+from ancor_jax import (
+    augment,
+    check_data,
+    checkpoint,
+    data,
+    episodes,
+    evaluate,
+    extract,
+    mesh,
+    metrics,
+    optim,
+    runs,
+    step,
+    trained,
+)
+from ancor_jax.config import Config, ConfigError, Views
 from ancor_jax.data import pipeline
 from ancor_jax.methods import METHODS
-
-# Sections and fields that may change between the runs that share a work directory: they do not change what is trained.
-_MAY_CHANGE = {
-    'eval': None,
-    'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
-    'data': {'dir', 'download', 'cache', 'threads'},
-}
 
 
 class Plan(NamedTuple):
@@ -75,24 +80,7 @@ def plan(config: Config, num_classes: int, num_images: int, num_devices: int) ->
     except ValueError as error:
         raise ConfigError(str(error)) from error
     steps_per_epoch = num_images // config.train.batch_size
-    settings = config.model
-    model = models.create(
-        settings.name,
-        head=config.head,
-        num_classes=num_classes,
-        embed_dim=settings.embed_dim,
-        width=settings.width,
-        drop_rate=settings.drop_rate,
-        drop_block_size=settings.drop_block_size,
-        mlp=settings.mlp,
-        normalize_embedding=settings.normalize_embedding,
-        relu_before_classifier=settings.relu_before_classifier,
-        classifier_bias=settings.classifier_bias,
-        bn_groups=groups,
-        bn_sync=synchronised,
-        axis_name=mesh.AXIS,
-        dtype=jnp.dtype(settings.dtype),
-    )
+    model = trained.create_model(config, num_classes, bn_groups=groups, bn_sync=synchronised, axis_name=mesh.AXIS)
     schedule = optim.schedule(
         config.optim.schedule,
         config.optim.learning_rate,
@@ -157,7 +145,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
             'choose another method.'
         )
     if dataset.test.has_fine:
-        evaluate.check_episodes(dataset, config.eval)
+        evaluate.check(dataset, config)
     elif config.eval.checkpoint == checkpoint.BEST:
         raise ConfigError(
             f"eval.checkpoint='best' needs few-shot validation, and {dataset.name} has no test images with fine "
@@ -187,11 +175,11 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extractor)
 
 
-def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
+def train(config: Config, directory: pathlib.Path) -> evaluate.Evaluation:
     """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
 
     Returns:
-        The results; none where no test images have fine labels.
+        The evaluation; empty where no test images have fine labels.
 
     Raises:
         ConfigError, data.DataError: what is asked for cannot be done; nothing has been written then.
@@ -199,7 +187,7 @@ def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
     run = prepare(config, directory)
     _claim(run)
     print(describe(run), flush=True)
-    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+    with checkpoint.Checkpoints(directory / runs.CHECKPOINTS) as checkpoints:
         done = checkpoints.step() or 0
         last_step = config.train.epochs * run.plan.steps_per_epoch
         if done < last_step:
@@ -215,29 +203,8 @@ def train(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
             state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
     if not run.dataset.test.has_fine:
         print('No test images with fine labels, so no few-shot evaluation.', flush=True)
-        return []
-    return _final_evaluation(run, state, 'results.json')
-
-
-def evaluate_checkpoint(config: Config, directory: pathlib.Path) -> list[evaluate.Result]:
-    """Evaluates a checkpoint of a work directory; the answer goes to `evaluation.json` there.
-
-    Raises:
-        ConfigError: the directory holds a run of another configuration.
-        checkpoint.CheckpointError: it holds no checkpoint.
-    """
-    if not (directory / 'config.json').exists():
-        raise checkpoint.CheckpointError(f'No run lies in {directory}; train first (--mode=train).')
-    run = prepare(config, directory)
-    if not run.dataset.test.has_fine:
-        raise ConfigError(
-            f'{run.dataset.name} has no test images with fine labels, which few-shot evaluation needs; add them as '
-            'val/COARSE/FINE/ folders, or in the manifest.'
-        )
-    _check_same_run(run)
-    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-        state = checkpoints.restore(run.abstract_state, config.eval.checkpoint)
-    return _final_evaluation(run, state, 'evaluation.json')
+        return evaluate.Evaluation([], [])
+    return _final_evaluation(run, state)
 
 
 def look_at_data(config: Config, directory: pathlib.Path) -> None:
@@ -292,7 +259,7 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     )
     resident = data.lives_on_device(run.dataset, config.data)
     advance = (_resident_feed if resident else _host_feed)(run, rng, done)
-    before = _training_seconds(run, done)
+    before = runs.training_seconds(run.directory, done)
     start = time.monotonic()
     validates = config.eval.every_epochs and run.dataset.test.has_fine
     with metrics.ScalarWriter(run.directory, config.train.tensorboard, done) as writer, progress:
@@ -423,7 +390,7 @@ class _Log:
 
 def _validation(run: Run, state: step.TrainState) -> float:
     """Mean accuracy, per cent, of the periodic few-shot validation."""
-    (result,) = evaluate.evaluate(
+    (result,) = episodes.evaluate(
         run.extract,
         _variables(state),
         run.dataset.test,
@@ -435,30 +402,26 @@ def _validation(run: Run, state: step.TrainState) -> float:
     return result.accuracy
 
 
-def _final_evaluation(run: Run, state: step.TrainState, file_name: str) -> list[evaluate.Result]:
-    """Evaluates, prints the table and writes it down."""
-    shown = run.config.train.progress
-    results = evaluate.evaluate(run.extract, _variables(state), run.dataset.test, run.config.eval, shown=shown)
+def _final_evaluation(run: Run, state: step.TrainState) -> evaluate.Evaluation:
+    """Evaluates, prints the tables and writes them down."""
+    method = run.plan.recipe.method
+    evaluation = evaluate.evaluate(
+        run.extract,
+        _variables(state),
+        run.dataset,
+        run.config,
+        trained_on=method.labels,
+        shown=run.config.train.progress,
+    )
     done = int(state.step)
-    heading = f'{run.plan.recipe.method.title} on {run.dataset.name}, step {done:,}'
-    print(f'\n{heading}, {run.config.eval.episodes:,} episodes, mean ± 95 % interval\n\n{evaluate.table(results)}\n')
-    path = run.directory / file_name
-    report = evaluate.as_json(results, run.config, done, _training_seconds(run, done))
-    _write_whole(path, json.dumps(report, indent=1))
-    print(f'Written to {path}', flush=True)
-    return results
+    heading = f'{method.title} on {run.dataset.name}, step {done:,}'
+    seconds = runs.training_seconds(run.directory, done)
+    evaluate.tell(evaluation, heading, run.config, run.directory / runs.RESULTS, step=done, seconds=seconds)
+    return evaluation
 
 
 def _variables(state: step.TrainState) -> dict[str, Any]:
     return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def _training_seconds(run: Run, done: int) -> float:
-    """How long the first `done` steps took, over all sessions of the run."""
-    lines = metrics.read_scalars(run.directory / 'metrics.jsonl')
-    return max(
-        (line['training_seconds'] for line in lines if 'training_seconds' in line and line['step'] <= done), default=0.0
-    )
 
 
 @jax.jit
@@ -486,41 +449,7 @@ def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Me
 
 def _claim(run: Run) -> None:
     """Makes the work directory this run's own, or checks that it is already."""
-    # A run that never got to a checkpoint may be mended and started again.
-    if any(path.name.isdigit() for path in (run.directory / 'checkpoints' / checkpoint.LATEST).glob('*')):
-        _check_same_run(run)
-    run.directory.mkdir(parents=True, exist_ok=True)
-    _write_whole(run.directory / 'config.json', json.dumps(_identity(run), indent=1))
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """The configuration as stored: the number of statistics groups is part of what is trained, the devices are not."""
-    values = json.loads(json.dumps(to_dict(run.config)))
-    values['train']['batch_norm_groups'] = run.config.train.batch_norm_groups or run.devices.size
-    return values
-
-
-def _check_same_run(run: Run) -> None:
-    stored = json.loads((run.directory / 'config.json').read_text(encoding='utf-8'))
-    for name, was, now in _differences(stored, _identity(run), ''):
-        raise ConfigError(
-            f'{run.directory} holds a run with {name}={was!r}, and {now!r} is asked for now; '
-            'use another --workdir, or delete that one.'
-        )
-
-
-def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    for name, now in asked.items():
-        was = stored.get(name)
-        if isinstance(now, dict) and isinstance(was, dict):
-            if name not in _MAY_CHANGE or _MAY_CHANGE[name] is not None:
-                yield from _differences(was, now, f'{name}.')
-        elif was != now and name not in (_MAY_CHANGE.get(prefix.rstrip('.')) or ()):
-            yield f'{prefix}{name}', was, now
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    half = path.with_name(path.name + '.part')
-    half.write_text(text, encoding='utf-8')
-    os.replace(half, path)
+    latest = run.directory / runs.CHECKPOINTS / checkpoint.LATEST
+    begun = any(path.name.isdigit() for path in latest.glob('*'))
+    classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
+    runs.claim(run.directory, run.config, run.devices.size, classes, begun)

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from ancor_jax import config as configuration
-from ancor_jax import data, evaluate, metrics, train
+from ancor_jax import data, episodes, metrics, train
 from ancor_jax.data import Dataset, Split
 from ancor_jax.methods import METHODS
 from configs import cifar100_coarse
@@ -70,7 +70,7 @@ def main() -> None:
     )
 
     start = time.monotonic()
-    results = train.train(config, workdir)
+    results = train.train(config, workdir).results
     session = (time.monotonic() - start) / 60
     lines = metrics.read_scalars(workdir / 'metrics.jsonl')
     rates = [line['images_per_second'] for line in lines if 'images_per_second' in line]
@@ -93,7 +93,7 @@ def main() -> None:
         'peak_bytes_in_use': (device.memory_stats() or {}).get('peak_bytes_in_use'),
         'results': [
             {
-                'protocol': evaluate.title(result),
+                'protocol': episodes.title(result),
                 'accuracy': round(result.accuracy, 2),
                 'interval_95': round(result.interval, 2),
                 'published': PUBLISHED.get(result.protocol),

@@ -17,7 +17,7 @@ import time
 import jax
 
 from ancor_jax import config as configuration
-from ancor_jax import evaluate, fewshot, train
+from ancor_jax import episodes, fewshot, train
 from ancor_jax.methods import METHODS
 
 
@@ -41,9 +41,9 @@ def main() -> None:
             config.train.progress = False
             configuration.check(config)
             directory = arguments.out / f'{name}-{variant or "default"}-{method}-seed{seed}'
-            for result in train.train(config, directory):
+            for result in train.train(config, directory).results:
                 if result.classifier == arguments.classifier:
-                    rows.setdefault(method, {}).setdefault(evaluate.title(result), []).append(result.accuracy)
+                    rows.setdefault(method, {}).setdefault(episodes.title(result), []).append(result.accuracy)
     print(table(rows))
     print(
         f'\n{arguments.experiment}, {config.train.epochs} epochs, seeds {arguments.seeds}, '

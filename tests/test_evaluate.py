@@ -1,230 +1,204 @@
-"""Evaluation: distinct images pass the network once, the seed fixes everything, results are what they should be."""
+"""What is done with a trained network: evaluated alone and with another, probed, asked about images, told as text."""
 
-import dataclasses
+import csv
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from ancor_jax import augment, data, evaluate, fewshot, models
-from ancor_jax.config import ConfigError, Eval, Views
-from ancor_jax.data import Split
-from ancor_jax.extract import Descriptions, Extractor, make_extractor
-from configs import digits_coarse
+from ancor_jax import checkpoint, classify, compare, config, data, embed, episodes, evaluate, runs, trained
+from ancor_jax.config import ConfigError
+from ancor_jax.data import DataError
+from tests.test_train import small
 
-CLASSES, PER_CLASS, SIZE = 7, 20, 8
-
-
-def split() -> Split:
-    """Each fine class has its own grey level, each image its own corner pixel; coarse classes of 4 and 3 fine ones."""
-    fine = np.repeat(np.arange(CLASSES, dtype=np.int32), PER_CLASS)
-    images = np.zeros((len(fine), SIZE, SIZE, 3), np.uint8)
-    images[:] = (fine * 30 + 20)[:, None, None, None]
-    images[:, 0, 0, 0] = np.arange(len(fine))
-    return Split(images, fine // 4, fine)
+PROBES = ('linear', 'knn', 'retrieval', 'clustering', 'coarse')
 
 
-class Counting:
-    """An extractor by grey level that remembers what it was asked for."""
-
-    def __init__(self):
-        self.plain, self.varied = [], []
-
-    def __call__(self, variables, images, variants):
-        rows = images[:, 0, 0, 0].tolist()
-        if variants is None:
-            self.plain += rows
-        else:
-            self.varied += list(zip(rows, map(tuple, variants.tolist()), strict=True))
-        level = images[:, 4, 4, 0].astype(np.float32) / 40
-        return jnp.asarray(np.stack([np.cos(level), np.sin(level)], axis=1))
+def untrained(directory, method: str, seed: int):
+    """A work directory as training leaves it, with a network as it is born."""
+    settings = small(method=method, seed=seed)
+    dataset = data.load(settings.data)
+    num_classes = len(dataset.fine_names if method == 'fine' else dataset.coarse_names)
+    model = trained.create_model(settings, num_classes)
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False))(jax.random.key(seed))
+    classes = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
+    runs.claim(directory, settings, 1, classes, begun=False)
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        checkpoints.save_latest(7, {**variables, 'step': jnp.int32(7)})
+    return directory
 
 
-def by(function) -> Extractor:
-    """An extractor of (variables, images, variants or None) → features, whichever way images come."""
-    return Extractor(
-        lambda v, images: Descriptions(function(v, images, None), None, None),
-        lambda v, images, variants: Descriptions(function(v, images, variants), None, None),
-        lambda v, images: Descriptions(function(v, images, None), None, None),
-    )
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+    """Two work directories: an ANCOR run, whose network has all outputs, and one without classes."""
+    root = tmp_path_factory.mktemp('runs')
+    return untrained(root / 'one', 'ancor', 0), untrained(root / 'two', 'moco', 1)
 
 
-def settings(**changes) -> Eval:
-    values = {'queries': 5, 'episodes': 30, 'batch_size': 1, 'support_copies': 3, 'support_padding': 1}
-    return Eval(**(values | changes))
-
-
-def test_each_distinct_input_passes_the_network_once():
-    extract = Counting()
-    results = evaluate.evaluate(by(extract), None, split(), settings(classifiers=('nn', 'cosine', 'lr', 'knn')))
-    assert len(extract.plain) == CLASSES * PER_CLASS == len(set(extract.plain))
-    assert len(extract.varied) == len(set(extract.varied))
-    wanted = 30 * 3 * (5 + CLASSES + 4)  # supports of all episodes, copies included, ways up to 4 inside a class
-    assert len(extract.varied) < wanted
-    shifts = {variant for _, variant in extract.varied}
-    assert shifts == {(down, right, flip) for down in range(3) for right in range(3) for flip in range(2)}
-    assert len(results) == 12
-    for result in results:
-        assert result.accuracy == 100, result
-    assert [results[i].ways for i in (0, 4, 8)] == [(5, 5), (CLASSES, CLASSES), (3, 4)]
-
-
-def test_flips_alone_add_one_input_an_image():
-    extract = Counting()
-    evaluate.evaluate(by(extract), None, split(), settings(support_padding=0, episodes=200), protocols=('allway',))
-    assert {variant for _, variant in extract.varied} == {(0, 0, 1)}  # unflipped, a support is its own query view
-    assert len(extract.varied) <= CLASSES * PER_CLASS
-
-
-def test_batches_do_not_matter():
-    def random_features(variables, images, variants):
-        rows = images[:, 0, 0, 0].astype(np.int64)
-        if variants is not None:
-            rows = rows * 1000 + variants @ np.array([1, 10, 100])
-        return jnp.asarray(np.stack([np.random.default_rng(row).normal(size=16) for row in rows]), jnp.float32)
-
-    one = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=1))
-    many = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=64))
-    other = evaluate.evaluate(by(random_features), None, split(), settings(batch_size=64, seed=1))
-    for a, b, c in zip(one, many, other, strict=True):
-        np.testing.assert_array_equal(a.accuracies, b.accuracies)
-        assert (a.accuracies != c.accuracies).any()
-        assert 0 < a.accuracy < 60  # chance
-
-
-def test_extractor_is_the_network_on_the_transformed_images():
-    config = digits_coarse.experiment()
-    views, choice = Views(size=SIZE), settings(support_padding=2)
-    model = models.create('resnet12', head='seq', num_classes=3, width=0.125)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False))(jax.random.key(0))
-    features = jax.jit(model.features)
-    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    variants = np.array([[0, 0, 0], [2, 2, 1], [4, 1, 0], [2, 2, 0]], np.int32)
-    extract = make_extractor(model, views, choice)
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    shifted = np.stack([p[d : d + 16, r : r + 16] for p, (d, r, _) in zip(padded, variants, strict=True)])
-    shifted[1] = shifted[1][:, ::-1]
-    plain, varied = extract.of_images(variables, images), extract.of_variants(variables, images, variants)
-    for actual, pixels in [(plain, images), (varied, shifted)]:
-        normal = augment.normalize(jnp.asarray(pixels), views.mean, views.std)
-        expected = fewshot.normalize(features(variables, normal))
-        np.testing.assert_allclose(actual.features, expected, atol=1e-5)
-        outputs = model.apply(variables, normal, train=False)
-        np.testing.assert_allclose(actual.embeddings, outputs.embedding, atol=1e-5)
-        np.testing.assert_allclose(actual.class_logits, outputs.class_logits, atol=1e-5)
-    np.testing.assert_allclose(plain.features[3], varied.features[3], atol=1e-5)
-    np.testing.assert_allclose(extract.of_views(variables, shifted).features, varied.features, atol=1e-5)
-    embedded = make_extractor(model, views, settings(features='embedding')).of_images(variables, images)
-    np.testing.assert_allclose(embedded.features, fewshot.normalize(plain.embeddings), atol=1e-5)
-    assert config.eval.features == 'backbone'
-
-
-def test_too_few_images_for_an_episode():
-    with pytest.raises(ValueError, match='20 images'):
-        evaluate.evaluate(by(Counting()), None, split(), settings(queries=20))
-
-
-def test_support_augmentation_does_not_depend_on_the_other_protocols():
-    alone, together = Counting(), Counting()
-    evaluate.evaluate(by(alone), None, split(), settings(), protocols=('intra',))
-    evaluate.evaluate(by(together), None, split(), settings())
-    assert set(alone.varied) < set(together.varied)
-
-
-def test_features_that_are_not_finite():
-    broken = by(lambda v, images, _: jnp.full((len(images), 2), jnp.nan))
-    with pytest.raises(FloatingPointError, match='not finite'):
-        evaluate.evaluate(broken, None, split(), settings())
-
-
-def test_json_holds_every_episode():
-    results = evaluate.evaluate(by(Counting()), None, split(), settings())
-    stored = json.loads(json.dumps(evaluate.as_json(results, digits_coarse.experiment(), 7, 1.0)))
+def test_a_run_is_evaluated_and_probed(places, capsys):
+    directory, _ = places
+    settings = small(eval__probes=PROBES)
+    evaluation = evaluate.evaluate_run(settings, directory)
+    stored = json.loads((directory / 'evaluation.json').read_text())
     assert stored['step'] == 7
-    assert [len(row['accuracies']) for row in stored['results']] == [30, 30, 30]
+    assert [len(row['accuracies']) for row in stored['results']] == [20, 20, 20]
+    assert {(row['probe'], row['measure']): row['value'] for row in stored['probes']} == {
+        (score.probe, score.measure): score.value for score in evaluation.scores
+    }
+    by_name = {(score.probe, score.measure): score for score in evaluation.scores}
+    assert {probe for probe, _ in by_name} == set(PROBES)
+    # An untrained convolutional network still tells digits apart far above chance, 10 %.
+    for name in [('linear', 'fine accuracy'), ('knn', 'fine accuracy'), ('retrieval', 'recall@1')]:
+        assert 40 < by_name[name].value < 100
+        assert 0 < by_name[name].interval < 10
+    assert by_name['retrieval', 'recall@1'].value < by_name['retrieval', 'recall@10'].value
+    assert by_name['clustering', 'accuracy'].interval is None
+    # The class logits are what the stored weights give.
+    network = trained.load(directory)
+    dataset = data.load(settings.data)
+    outputs = network.extractor(settings.eval).of_images(network.variables, dataset.test.images)
+    right = np.asarray(outputs.class_logits).argmax(axis=1) == dataset.test.coarse
+    np.testing.assert_allclose(by_name['coarse', 'coarse accuracy'].value, 100 * right.mean())
+    printed = capsys.readouterr().out
+    assert 'ANCOR, step 7 on digits' in printed
+    assert '| linear probe ' in printed
 
 
-class Listed:
-    """Images of any size, read one by one."""
-
-    def __init__(self, images):
-        self.images = list(images)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.images[index]
-
-    def reduced(self, index, factor):
-        return self.images[index], self.size(index)
-
-    def size(self, index):
-        return self.images[index].shape[:2]
-
-    def where(self, index):
-        return f'picture {index}'
-
-    def check(self, index):
-        pass
+def test_fine_classes_that_training_has_not_cannot_be_learnt():
+    settings = small(eval__probes=('linear',))
+    dataset = data.load(settings.data)
+    seen = dataset.train.take(np.flatnonzero(dataset.train.fine != 3))
+    with pytest.raises(ConfigError, match="'linear', which learns .* digits are without 'three'"):
+        evaluate.check(data.Dataset('digits', seen, dataset.test, *list(vars(dataset).values())[3:]), settings)
+    evaluate.check(dataset, settings)
 
 
-def mean_colours(variables, images, variants):
-    """Features that see every pixel's place."""
-    if variants is not None:
-        images = np.asarray(augment.apply_variant(jnp.asarray(images), variants, SIZE, 1))
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    return jnp.asarray(flat @ np.random.default_rng(0).normal(size=(flat.shape[1], 12)).astype(np.float32))
+def test_two_networks_together(places, tmp_path):
+    one, two = map(str, places)
+    settings = small(eval__models=(one, two), eval__classifiers=('lr', 'cosine'))
+    joined = evaluate.evaluate_joined_runs(settings, tmp_path / 'both')
+    assert [len(evaluation.results) for evaluation in joined.values()] == [3, 6, 6]
+    # The same by the network beside itself: neither probabilities nor distances change.
+    same = small(eval__models=(one, one), eval__classifiers=('lr', 'cosine'), eval__join=('ensemble', 'concat'))
+    itself = evaluate.evaluate_joined_runs(same, tmp_path / 'itself')
+    alone = evaluate.evaluate_run(small(eval__classifiers=('lr', 'cosine')), places[0]).results
+    accuracies = {(row.protocol, row.classifier): row.accuracies for row in alone}
+    for row in itself['ensemble'].results:
+        np.testing.assert_allclose(row.accuracies, accuracies[row.protocol, 'lr'], atol=0.03)
+    for row in itself['concat'].results[1::2]:
+        np.testing.assert_allclose(row.accuracies, accuracies[row.protocol, 'cosine'], atol=0.03)
+    # Comparable with each other, episode by episode.
+    text = compare.compare([tmp_path / 'both' / 'ensemble', tmp_path / 'both' / 'cascade'], tmp_path / 'out')
+    assert 'Difference to ensemble' in text
+    with pytest.raises(ConfigError, match='a cascade asks the first model for coarse classes, and .*two was trained'):
+        evaluate.evaluate_joined_runs(small(eval__models=(two, one)), tmp_path / 'wrong')
+    assert not (tmp_path / 'wrong').exists()
 
 
-@pytest.mark.parametrize('batch_size', [1, 64])
-def test_images_read_one_by_one_give_the_same_as_in_memory(batch_size):
-    noise = np.random.default_rng(1).integers(0, 256, split().images.shape, np.uint8)
-    in_memory = dataclasses.replace(split(), images=noise)
-    listed = dataclasses.replace(in_memory, images=Listed(noise))
-    choice = settings(batch_size=batch_size)
-    for one, other in zip(
-        evaluate.evaluate(by(mean_colours), None, in_memory, choice),
-        evaluate.evaluate(by(mean_colours), None, listed, choice),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one.accuracies, other.accuracies)
+def test_what_is_not_there(tmp_path, places):
+    with pytest.raises(ConfigError, match='No run lies in .*; train first'):
+        evaluate.evaluate_run(small(), tmp_path)
+    with pytest.raises(ConfigError, match='eval.models takes two work directories, and has 1'):
+        config.check(small(eval__models=('one',)))
+    with pytest.raises(checkpoint.CheckpointError, match='No best checkpoint .* eval.every_epochs above 0'):
+        trained.load(places[0], checkpoint.BEST)
+    with pytest.raises(ConfigError, match='holds a run with model.width=0.125, and 0.25 is asked for'):
+        evaluate.evaluate_run(small(model__width=0.25), places[0])
 
 
-def test_images_of_several_sizes_are_resized_and_cropped_anywhere():
-    rng = np.random.default_rng(2)
-    sizes = rng.integers(20, 60, (CLASSES * PER_CLASS, 2))
-    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    of_sizes = dataclasses.replace(split(), images=Listed(images))
-    seen = []
-
-    def remember(variables, views):
-        seen.append(views.shape[1:])
-        return jnp.asarray(views.reshape(len(views), -1)[:, :5].astype(np.float32))
-
-    extract = by(lambda variables, views, variants: remember(variables, views))
-    choice = settings(resize=16, crop=12, support_padding=0, batch_size=32)
-    results = evaluate.evaluate(extract, None, of_sizes, choice)
-    assert set(seen) == {(12, 12, 3)}
-    assert len(results) == 3
-    dataset = data.Dataset(
-        'shapes', of_sizes, of_sizes, ('a', 'b'), tuple('0123456'), np.arange(7, dtype=np.int32) // 4
-    )
-    evaluate.check_episodes(dataset, choice)
-    with pytest.raises(ConfigError, match='differ in size'):
-        evaluate.check_episodes(dataset, settings(support_padding=0))
-    with pytest.raises(ConfigError, match='eval.crop=20 is larger than picture .* after eval.resize'):
-        evaluate.check_episodes(dataset, settings(resize=16, crop=20, support_padding=0))
+def test_embeddings_of_a_data_set(places):
+    directory, without_classes = places
+    train_file, test_file = embed.embed(small(), directory)
+    assert (train_file.name, test_file.name) == ('train.npz', 'test.npz')
+    dataset = data.load(small().data)
+    with np.load(test_file) as archive:
+        np.testing.assert_array_equal(archive['fine'], dataset.test.fine)
+        assert list(archive['fine_names']) == list(dataset.fine_names)
+        np.testing.assert_allclose(np.linalg.norm(archive['features'], axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(archive['class_probabilities'].sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(archive['predicted'], archive['class_probabilities'].argmax(axis=1))
+        assert list(archive['class_names']) == list(dataset.coarse_names)
+        assert archive['embeddings'].shape == (len(dataset.test), 128)
+    with np.load(embed.embed(small(), without_classes)[1]) as archive:
+        assert 'predicted' not in archive
 
 
-def test_a_coarse_class_with_a_single_fine_class():
-    fine = np.repeat(np.arange(3, dtype=np.int32), 20)
-    images = np.zeros((60, 16, 16, 3), np.uint8)
-    coarse_of_fine = np.array([0, 0, 1], np.int32)
-    part = Split(images, coarse_of_fine[fine], fine)
-    dataset = data.Dataset('few', part, part, ('dog', 'cat'), ('pug', 'collie', 'siamese'), coarse_of_fine)
-    with pytest.raises(ConfigError, match=r"'cat' has the single fine class 'siamese'.*leave intra out"):
-        evaluate.check_episodes(dataset, settings(ways=2))
-    evaluate.check_episodes(dataset, settings(ways=2, protocols=('nway', 'allway')))
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """support/<digit>/*.png with three images each and query/<digit>/*.png with ten, of various sizes."""
+    root = tmp_path_factory.mktemp('pictures')
+    dataset = data.load(small().data)
+    rng = np.random.default_rng(0)
+    for digit in (0, 4, 6):
+        name = dataset.fine_names[digit]
+        images = dataset.test.images[np.flatnonzero(dataset.test.fine == digit)[:13]]
+        for number, image in enumerate(images):
+            folder = root / ('support' if number < 3 else 'query') / name
+            folder.mkdir(parents=True, exist_ok=True)
+            size = (int(rng.integers(16, 40)),) * 2
+            Image.fromarray(image).resize(size, Image.Resampling.BILINEAR).save(folder / f'{number}.png')
+    return root
+
+
+@pytest.mark.parametrize('classifier', ['lr', 'cosine'])
+def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
+    settings = small(eval__classifiers=(classifier,))
+    answer = classify.classify(settings, places[0], pictures / 'support', pictures / 'query')
+    assert answer.accuracy[1] == 30
+    assert answer.accuracy[0] > 0.7  # a third by chance
+    out = places[0] / 'classification' / 'query'
+    with (out / 'classification.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['class'] for row in rows] == [answer.classes[number] for number in answer.predicted]
+    assert all(row['path'].endswith('.png') for row in rows)
+    if classifier == 'lr':
+        assert all(float(row['probability']) >= float(row['second_probability']) > 0 for row in rows)
+        assert all(row['second'] != row['class'] for row in rows)
+    page = (out / 'classification.html').read_text()
+    assert page.count('<img') == 30 + 9
+    assert 'http' not in page.replace('data:image', '')
+    assert 'are right' in capsys.readouterr().out
+
+
+def test_embeddings_of_a_folder(places, pictures):
+    (path,) = embed.embed(small(), places[0], pictures / 'query')
+    assert path.name == 'query.npz'
+    with np.load(path) as archive:
+        assert len(archive['features']) == len(archive['paths']) == 30
+        assert 'coarse' not in archive
+
+
+def test_folders_that_cannot_be_sorted(places, pictures, tmp_path):
+    run = places[0]
+    with pytest.raises(DataError, match='is not a folder'):
+        classify.classify(small(), run, tmp_path / 'none', pictures / 'query')
+    with pytest.raises(DataError, match='has 0 class folders'):
+        classify.classify(small(), run, tmp_path, pictures / 'query')
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match='a holds no image'):
+        classify.classify(small(), run, tmp_path, pictures / 'query')
+    with pytest.raises(DataError, match=r'0\.png lies in no class folder'):
+        classify.classify(small(), run, pictures / 'query' / 'zero', pictures / 'query')
+    (tmp_path / 'a' / 'broken.png').write_bytes(b'nothing')
+    with pytest.raises(DataError, match=r'broken\.png cannot be read'):
+        embed.embed(small(), run, tmp_path)
+
+
+def test_table_is_markdown():
+    rows = [
+        episodes.Result('nway', 'lr', (5, 5), 1, 71.234, 0.456, np.zeros(1)),
+        episodes.Result('nway', 'nn', (5, 5), 1, 60.0, 0.5, np.zeros(1)),
+        episodes.Result('intra', 'lr', (3, 4), 1, 50.0, 0.1, np.zeros(1)),
+    ]
+    lines = evaluate.table(rows).splitlines()
+    assert len(lines) == 4
+    assert lines[2].split('|')[1:4] == [
+        ' 5-way 1-shot                 ',
+        ' 71.23 ± 0.46        ',
+        ' 60.00 ± 0.50        ',
+    ]
+    assert 'intra-class (3–4-way) 1-shot' in lines[3]

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from ancor_jax import fewshot
+from ancor_jax.fewshot import classifiers, logistic
 from tests import golden
 
 # One episode, for the tests that look at the solution itself.
@@ -165,7 +166,7 @@ def test_logistic_regression_finds_the_exact_weights_and_intercept() -> None:
         result = fit(data['support'][e], data['support_ys'].astype(np.int32), jnp.ones(25, bool), ways=5)
         np.testing.assert_allclose(result.weights, data['lr_coef_exact'][e], atol=2e-5)
         np.testing.assert_allclose(result.intercept, data['lr_intercept_exact'][e], atol=2e-5)
-        assert result.gradient_norm <= fewshot.TOLERANCE
+        assert result.gradient_norm <= logistic.TOLERANCE
         assert 0 < result.steps < 15
 
 
@@ -337,14 +338,22 @@ def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: 
     data = golden.load('fewshot')
     support, query = data['support'][:5], data['query'][:5]
     labels = np.stack([np.roll(data['support_ys'], shift) for shift in range(5)])
-    monkeypatch.setattr(fewshot, '_MAX_CHUNK', 2)  # two chunks and a rest
-    fewshot._scores.clear_cache()  # the limit is read while tracing
+    monkeypatch.setattr(classifiers, '_MAX_CHUNK', 2)  # two chunks and a rest
+    classifiers._solve.clear_cache()  # the limit is read while tracing
     batch = fewshot.classify(method, support, labels, query, ways=5)
     assert batch.shape == (5, 75)
     for e in range(5):
         single = fewshot.classify(method, support[e], labels[e], query[e], ways=5)
         assert single.shape == (75,)
         np.testing.assert_array_equal(batch[e], single)
+    # By reference: a table of all features, shuffled, and where each lies in it.
+    place = np.random.default_rng(0).permutation(5 * 100).astype(np.int32)
+    table = np.zeros((500, support.shape[2]), np.float32)
+    table[place[:125]], table[place[125:]] = support.reshape(125, -1), query.reshape(375, -1)
+    rows = fewshot.Rows(table, place[:125].reshape(5, 25)), fewshot.Rows(table, place[125:].reshape(5, 75))
+    np.testing.assert_array_equal(fewshot.classify(method, rows[0], labels, rows[1], ways=5), batch)
+    with pytest.raises(ValueError, match='rows 0 ... 500 are asked for, and the table has 500'):
+        fewshot.classify(method, rows[0]._replace(rows=np.array([[0, 500]])), labels[:1], rows[1], ways=5)
 
 
 @pytest.mark.parametrize(

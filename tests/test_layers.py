@@ -4,10 +4,23 @@ import ast
 import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'ancor_jax'
-PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods'}
+PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods', 'probes'}
 STEP = {'step', 'mesh'}
-WORLD = {'data', 'checkpoint', 'metrics', 'config'}
-TOP = {'check_data', 'compare', 'evaluate', 'extract', 'train'}
+WORLD = {'data', 'checkpoint', 'metrics', 'config', 'runs'}
+TOP = {
+    'check_data',
+    'classify',
+    'compare',
+    'embed',
+    'episodes',
+    'evaluate',
+    'extract',
+    'gallery',
+    'report',
+    'report_run',
+    'train',
+    'trained',
+}
 ALLOWED = {
     **dict.fromkeys(PURE, frozenset()),
     **dict.fromkeys(STEP, PURE | STEP),

@@ -447,6 +447,12 @@ def test_features_and_map_without_a_head():
     feature_map = quick_jit(network.feature_map)(backbone_only, IMAGES)
     assert feature_map.shape == (4, 2, 2, 160)
     np.testing.assert_allclose(feature_map.mean((1, 2)), outputs.features, rtol=1e-5, atol=1e-6)
+    # A map that is the same everywhere has the embedding of the image in every cell.
+    flat = jnp.broadcast_to(outputs.features[:, None, None], feature_map.shape)
+    cells = quick_jit(models.cell_embeddings)(variables['params'], flat)
+    np.testing.assert_allclose(cells[:, 1, 0], outputs.embedding, rtol=1e-4, atol=1e-5)
+    bare = {name: tree for name, tree in variables['params'].items() if name == 'backbone'}
+    np.testing.assert_array_equal(models.cell_embeddings(bare, flat), flat)
 
 
 # --- batch norm ------------------------------------------------------------------------------------------------------

@@ -49,10 +49,10 @@ def assert_same(a, b):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """(configuration, directory, results) of an uninterrupted run with validation."""
+    """(configuration, directory, few-shot results) of an uninterrupted run with validation."""
     directory = tmp_path_factory.mktemp('run') / 'whole'
     config = small(eval__every_epochs=1, train__steps_per_dispatch=2)
-    return config, directory, train.train(config, directory)
+    return config, directory, train.train(config, directory).results
 
 
 def test_a_run_leaves_what_people_look_for(finished):
@@ -105,7 +105,7 @@ def test_same_seed_same_numbers_bit_for_bit_also_after_a_stop(finished, tmp_path
         with pytest.raises(PowerCut):
             train.train(config, broken)
     assert restored(config, broken).step == 4
-    again = train.train(config, broken)
+    again = train.train(config, broken).results
     assert_same(restored(config, broken), whole)
     for one, other in zip(again, results, strict=True):
         np.testing.assert_array_equal(one.accuracies, other.accuracies)
@@ -116,7 +116,7 @@ def test_same_seed_same_numbers_bit_for_bit_also_after_a_stop(finished, tmp_path
 def test_a_finished_run_is_only_evaluated_again(finished, capsys):
     config, directory, results = finished
     before = restored(config, directory)
-    again = train.train(config, directory)
+    again = train.train(config, directory).results
     assert 'Training was complete at step 8' in capsys.readouterr().out
     assert_same(restored(config, directory), before)
     np.testing.assert_array_equal(again[0].accuracies, results[0].accuracies)
@@ -125,7 +125,7 @@ def test_a_finished_run_is_only_evaluated_again(finished, capsys):
 def test_evaluation_mode_takes_other_settings(finished):
     _, directory, _ = finished
     other = small(eval__every_epochs=1, eval__shots=2, eval__protocols=('intra',), eval__checkpoint='best')
-    (result,) = train.evaluate_checkpoint(other, directory)
+    (result,) = evaluate.evaluate_run(other, directory).results
     assert (result.protocol, result.shots, result.ways) == ('intra', 2, (3, 4))
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         assert checkpoints.best_score() > 0
@@ -138,13 +138,13 @@ def test_another_configuration_in_the_same_directory_is_refused(finished):
         with pytest.raises(ConfigError, match=f'holds a run with {field}='):
             train.train(small(eval__every_epochs=1, **changes), directory)
         with pytest.raises(ConfigError, match=f'holds a run with {field}='):
-            train.evaluate_checkpoint(small(eval__every_epochs=1, **changes), directory)
+            evaluate.evaluate_run(small(eval__every_epochs=1, **changes), directory)
 
 
 @pytest.mark.parametrize('method', ['moco', 'fine'])  # the head without classes; the labels that are not coarse
 def test_other_methods_run(method, tmp_path):
     config = small(method=method, train__epochs=1, eval__protocols=('allway',))
-    (result,) = train.train(config, tmp_path / 'run')
+    (result,) = train.train(config, tmp_path / 'run').results
     assert 100 / 10 < result.accuracy < 100
 
 
@@ -193,7 +193,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(changes, message
 def test_a_directory_without_a_checkpoint_takes_the_mended_configuration(tmp_path):
     with pytest.raises(FloatingPointError, match='lower optim.learning_rate'):
         train.train(small(optim__learning_rate=1e30), tmp_path / 'run')
-    (result,) = train.train(small(train__epochs=1, eval__protocols=('allway',)), tmp_path / 'run')
+    (result,) = train.train(small(train__epochs=1, eval__protocols=('allway',)), tmp_path / 'run').results
     assert 100 / 10 < result.accuracy < 100
 
 
@@ -201,13 +201,7 @@ def test_devices_may_change_and_statistics_groups_may_not(finished):
     config, directory, _ = finished
     assert config.train.batch_norm_groups == 4
     with pytest.raises(ConfigError, match='train.batch_norm_groups=4, and 8 is asked for'):
-        train.evaluate_checkpoint(small(eval__every_epochs=1, train__batch_norm_groups=0, train__devices=8), directory)
-
-
-def test_evaluating_nothing(tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match='train first'):
-        train.evaluate_checkpoint(small(), tmp_path)
-    assert not list(tmp_path.iterdir())
+        train.train(small(eval__every_epochs=1, train__batch_norm_groups=0, train__devices=8), directory)
 
 
 def test_imagenet_recipe_builds_its_model_and_step():
@@ -248,19 +242,3 @@ def test_dispatch_sizes(steps, most, expected):
     sizes = train.dispatch_sizes(steps, most)
     assert sizes == expected
     assert sum(sizes) == steps
-
-
-def test_table_is_markdown():
-    rows = [
-        evaluate.Result('nway', 'lr', (5, 5), 1, 71.234, 0.456, np.zeros(1)),
-        evaluate.Result('nway', 'nn', (5, 5), 1, 60.0, 0.5, np.zeros(1)),
-        evaluate.Result('intra', 'lr', (3, 4), 1, 50.0, 0.1, np.zeros(1)),
-    ]
-    lines = evaluate.table(rows).splitlines()
-    assert len(lines) == 4
-    assert lines[2].split('|')[1:4] == [
-        ' 5-way 1-shot                 ',
-        ' 71.23 ± 0.46        ',
-        ' 60.00 ± 0.50        ',
-    ]
-    assert 'intra-class (3–4-way) 1-shot' in lines[3]

@@ -1,12 +1,13 @@
 """Whole runs whose images the host reads and crops: resumed, on several devices, without fine labels."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ancor_jax import checkpoint, train
+from ancor_jax import checkpoint, embed, evaluate, train
 from ancor_jax.config import ConfigError
 from tests.test_train import assert_same, restored, small
 
@@ -20,7 +21,7 @@ def losses(directory):
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp('run') / 'whole'
     config = small(data__pipeline='host', train__log_steps=1, train__batch_norm_groups=2)
-    return config, directory, train.train(config, directory)
+    return config, directory, train.train(config, directory).results
 
 
 def test_a_cut_run_ends_where_the_whole_one_does(finished, tmp_path):
@@ -40,7 +41,7 @@ def test_a_cut_run_ends_where_the_whole_one_does(finished, tmp_path):
         with pytest.raises(PowerCut):
             train.train(config, tmp_path / 'run')
     assert restored(config, tmp_path / 'run').step == 4
-    again = train.train(config, tmp_path / 'run')
+    again = train.train(config, tmp_path / 'run').results
     assert_same(restored(config, tmp_path / 'run'), restored(config, directory))
     for one, other in zip(again, results, strict=True):
         np.testing.assert_array_equal(one.accuracies, other.accuracies)
@@ -65,10 +66,20 @@ def test_a_folder_with_coarse_labels_alone_is_trained_on(tmp_path, capsys):
         'data__name': 'folder', 'data__dir': str(tmp_path / 'data'), 'data__train_images': 0, 'data__pipeline': 'host',
         'train__batch_size': 16, 'train__epochs': 1,
     }  # fmt: skip
-    assert train.train(small(**changes), tmp_path / 'run') == []
+    assert train.train(small(**changes), tmp_path / 'run') == evaluate.Evaluation([], [])
     assert 'no few-shot evaluation' in capsys.readouterr().out
     assert restored(small(**changes), tmp_path / 'run').step == 5
     with pytest.raises(ConfigError, match='no test images with fine labels'):
-        train.evaluate_checkpoint(small(**changes), tmp_path / 'run')
+        evaluate.evaluate_run(small(**changes), tmp_path / 'run')
+    (written,) = embed.embed(small(eval__resize=16, eval__crop=16, **changes), tmp_path / 'run')
+    with np.load(written) as archive:
+        assert written.name == 'train.npz'
+        assert archive['features'].shape == (80, 80)
+        assert [archive['coarse_names'][number] for number in archive['coarse'][::40]] == ['cat', 'dog']
+        assert [pathlib.Path(path).parent.name for path in archive['paths'][::40]] == ['cat', 'dog']
+        assert set(archive['class_names']) == {'cat', 'dog'}
+        assert 'fine' not in archive
+    with pytest.raises(ConfigError, match='differ in size'):
+        embed.embed(small(**changes), tmp_path / 'run')
     with pytest.raises(ConfigError, match='method=fine trains on fine labels'):
         train.train(small(method='fine', **changes), tmp_path / 'other')

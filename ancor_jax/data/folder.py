@@ -85,7 +85,7 @@ def _from_folders(settings: Data) -> Dataset:
 
 def _split_folders(root: str, train: str, test: str) -> tuple[str, str]:
     """Names of the two split folders; '' where there is none for the test."""
-    folders, _, _ = _contents(root)
+    folders, _, _ = contents(root)
     if train not in folders:
         has = ', '.join(f'{name}/' for name in folders[:5]) + (', ...' if len(folders) > 5 else '')
         raise DataError(
@@ -118,7 +118,7 @@ def _scan(folder: str) -> tuple[_Listing, dict[str, tuple[str, str]]]:
         if not names:
             empty[path] = coarse, fine
 
-    coarse_folders, stray, others = _contents(folder)
+    coarse_folders, stray, others = contents(folder)
     ignored += [os.path.join(folder, name) for name in others]
     if stray:
         raise DataError(
@@ -129,7 +129,7 @@ def _scan(folder: str) -> tuple[_Listing, dict[str, tuple[str, str]]]:
         raise DataError(f'{folder} holds no class folders; put images into {os.path.join(folder, "COARSE", "FINE")}/')
     for coarse_folder in coarse_folders:
         path, coarse = os.path.join(folder, coarse_folder), _composed(coarse_folder)
-        fine_folders, images, others = _contents(path)
+        fine_folders, images, others = contents(path)
         ignored += [os.path.join(path, name) for name in others]
         if fine_folders and images:
             raise DataError(
@@ -140,7 +140,7 @@ def _scan(folder: str) -> tuple[_Listing, dict[str, tuple[str, str]]]:
             add(path, images, coarse, '')
         for fine_folder in fine_folders:
             below = os.path.join(path, fine_folder)
-            deeper, images, others = _contents(below)
+            deeper, images, others = contents(below)
             ignored += [os.path.join(below, name) for name in others]
             if deeper:
                 raise DataError(
@@ -157,7 +157,7 @@ def _scan(folder: str) -> tuple[_Listing, dict[str, tuple[str, str]]]:
     return listing, empty
 
 
-def _contents(path: str) -> tuple[list[str], list[str], list[str]]:
+def contents(path: str) -> tuple[list[str], list[str], list[str]]:
     """Names of folders, images and other files, each sorted; without what is hidden. No call to the system a file."""
     folders, images, others = [], [], []
     with os.scandir(path) as entries:

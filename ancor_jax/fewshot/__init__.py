@@ -1,0 +1,31 @@
+"""Few-shot evaluation on fixed features: which images an episode holds, and the classifiers that solve it.
+
+Episodes are drawn on the host (`episodes`); the classifiers (`classify`) solve many at once on the device.
+Features come in as they are: the published evaluation L2-normalises them first (`normalize`).
+
+Shapes: E episodes, S supports and Q queries an episode, d features. Labels inside an episode are positions
+in `Episode.classes`: 0 ... ways - 1. What is computed is what the evaluation in guybuk/ANCOR computes.
+"""
+
+from ancor_jax.fewshot.classifiers import METHODS, Rows, classify, lr_probabilities, normalize
+from ancor_jax.fewshot.draws import PROTOCOLS, Episode, episodes
+from ancor_jax.fewshot.intervals import accuracy, mean_and_interval
+from ancor_jax.fewshot.joined import cascade, ensemble
+from ancor_jax.fewshot.logistic import LogisticFit, logistic_regression
+
+__all__ = [
+    'METHODS',
+    'PROTOCOLS',
+    'Episode',
+    'LogisticFit',
+    'Rows',
+    'accuracy',
+    'cascade',
+    'classify',
+    'ensemble',
+    'episodes',
+    'logistic_regression',
+    'lr_probabilities',
+    'mean_and_interval',
+    'normalize',
+]
