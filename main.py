@@ -5,8 +5,10 @@ Fields of the configuration are changed with --config.section.field=value, for e
 same command it goes on where it stopped.
 """
 
+import os
 import pathlib
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
@@ -38,6 +40,13 @@ _IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in 
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
 
+_CLUSTER = flags.DEFINE_bool(
+    'cluster', False, 'One of several processes that Slurm, Open MPI, Kubernetes or a TPU pod has started.'
+)
+_COORDINATOR = flags.DEFINE_string('coordinator', '', 'One of several processes: HOST:PORT of the first.')
+_PROCESSES = flags.DEFINE_integer('processes', 0, 'With --coordinator: how many processes there are.')
+_PROCESS = flags.DEFINE_integer('process', -1, 'With --coordinator: which of them this is, from 0.')
+
 _AFTER_TRAINING = ('eval', 'embed', 'classify', 'report')
 
 
@@ -46,15 +55,36 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
     # Here, so that --help and misspelt flags answer at once.
-    from ancor_jax import checkpoint, config, data
+    from ancor_jax import checkpoint, config, data, processes
 
+    several = bool(_CLUSTER.value or _COORDINATOR.value)
+    expected = (config.ConfigError, data.DataError, checkpoint.CheckpointError, processes.ProcessError)
     try:
+        if several:
+            processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            if not processes.is_first():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # one process talks
         if _MODE.value == 'compare':
             _compare()
         else:
             _run()
-    except (config.ConfigError, data.DataError, checkpoint.CheckpointError, FloatingPointError, OSError) as error:
-        sys.exit(f'error: {error}')
+    except (*expected, FloatingPointError, OSError) as error:
+        _stop(f'error: {error}', several)
+    except Exception as error:
+        if not several:
+            raise
+        if not processes.lost_another(error):
+            traceback.print_exc()
+            _stop(f'error: {type(error).__name__} in process {_PROCESS.value}, see above.')
+        _stop('error: another process of this run has ended; start them all again to go on from the last checkpoint.')
+
+
+def _stop(message: str, several: bool = True) -> None:
+    """Ends this process; one of several does not wait for others that may have ended before it."""
+    if not several:
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _run() -> None:
@@ -94,7 +124,7 @@ def _run() -> None:
 
 def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
     """The configuration: that of --config, or of the run in --workdir; and the work directory."""
-    from ancor_jax import config, runs
+    from ancor_jax import config, processes, runs
 
     if mode == 'classify' and not (_SUPPORT.value and _QUERY.value):
         sys.exit('error: --mode=classify needs --support=DIR (a folder of images a class) and --query=DIR (to sort).')
@@ -103,6 +133,7 @@ def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
         if not pathlib.Path(path).is_file():
             sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
         settings = config.from_mapping(_CONFIG.value)
+        settings.train.progress &= processes.is_first()
         return settings, pathlib.Path(_WORKDIR.value or _default_workdir(settings))
     if mode not in _AFTER_TRAINING:
         sys.exit(f'error: --mode={mode} needs --config=FILE; those of this repository lie in configs/.')

@@ -89,13 +89,16 @@ class Checkpoints:
         self.close()
 
 
-def restore_parts(directory: pathlib.Path, kind: str, names: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """Some parts of a state alone, such as 'params' and 'batch_stats', on the default device; the rest is not read.
+def restore_parts(
+    directory: pathlib.Path, kind: str, names: Sequence[str], sharding: jax.sharding.Sharding
+) -> tuple[int, dict[str, Any]]:
+    """Some parts of a state alone, such as 'params' and 'batch_stats'; the rest is not read.
 
     Args:
         directory: what `Checkpoints` was given.
         kind: 'latest' or 'best'.
         names: of the parts, which are trees of arrays.
+        sharding: where their arrays shall be.
 
     Returns:
         The step of the checkpoint, and the parts by name.
@@ -105,14 +108,13 @@ def restore_parts(directory: pathlib.Path, kind: str, names: Sequence[str]) -> t
     """
     if not any(path.name.isdigit() for path in (directory / kind).glob('*')):
         raise _missing(directory, kind)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.CheckpointManager(
             (directory / kind).absolute(), item_handlers=ocp.PyTreeCheckpointHandler()
         ) as manager:
             step = manager.latest_step()
             stored = manager.item_metadata(step).tree
-            wanted = {name: abstract(stored[name], here) for name in names}
+            wanted = {name: abstract(stored[name], sharding) for name in names}
             arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
             restore = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True)
             return step, manager.restore(step, args=restore)

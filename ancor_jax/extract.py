@@ -1,12 +1,14 @@
 """What a trained network says of images: features, embeddings, class logits, in batches, whichever way images come."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ancor_jax import augment, fewshot, models
+from ancor_jax import augment, fewshot, mesh, models
 from ancor_jax.config import ConfigError, Eval, Views
 from ancor_jax.data import pipeline
 from ancor_jax.data.dataset import Split
@@ -23,14 +25,19 @@ class Descriptions(NamedTuple):
 
 
 class Extractor(NamedTuple):
-    """Jitted functions from variables and images uint8 [n, H, W, 3] to their `Descriptions`."""
+    """Jitted functions from variables and images uint8 [n, H, W, 3] to their `Descriptions`.
 
-    of_images: Callable[[Any, np.ndarray], Descriptions]  # resized and cropped on the device
-    of_variants: Callable[[Any, np.ndarray, np.ndarray], Descriptions]  # with variants int32 [n, 3] of support images
-    of_views: Callable[[Any, np.ndarray], Descriptions]  # resized and cropped already
+    Images are split over the devices of the mesh, so n is a multiple of them; the answer is on every device. Without a
+    mesh they are on one device, wherever JAX puts them.
+    """
+
+    of_images: Callable[[Any, Any], Descriptions]  # resized and cropped on the device
+    of_variants: Callable[[Any, Any, Any], Descriptions]  # with variants int32 [n, 3] of support images
+    of_views: Callable[[Any, Any], Descriptions]  # resized and cropped already
+    devices: Mesh | None = None
 
 
-def make_extractor(model: models.Network, colours: Views, settings: Eval) -> Extractor:
+def make_extractor(model: models.Network, colours: Views, settings: Eval, devices: Mesh | None = None) -> Extractor:
     """The descriptions by a network, by running batch statistics.
 
     Make them once: each is compiled when it first meets images.
@@ -39,32 +46,34 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval) -> Ext
         model: the network.
         colours: for their mean and standard deviation.
         settings: which features, and how test images are resized, cropped and shifted.
+        devices: that share the images; the variables are on each of them.
     """
+    everywhere = None if devices is None else NamedSharding(devices, PartitionSpec())
 
     def describe(variables: Any, pixels: jax.Array) -> Descriptions:
         outputs: Any = model.apply(variables, pixels, train=False)
         chosen = outputs.embedding if settings.features == 'embedding' else outputs.features
         return Descriptions(fewshot.normalize(chosen), outputs.embedding, outputs.class_logits)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def plain(variables: Any, images: jax.Array) -> Descriptions:
-        pixels = augment.test_view(
-            images, mean=colours.mean, std=colours.std, resize=settings.resize, crop=settings.crop
+        mean, std = colours.mean, colours.std
+        return describe(
+            variables, augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop)
         )
-        return describe(variables, pixels)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def varied(variables: Any, images: jax.Array, variants: jax.Array) -> Descriptions:
         resized = augment.resize_short(images, settings.resize) if settings.resize else images
         size = settings.crop or min(resized.shape[1:3])
         pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
         return describe(variables, augment.normalize(pixels, colours.mean, colours.std))
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def finished(variables: Any, images: jax.Array) -> Descriptions:
         return describe(variables, augment.normalize(images, colours.mean, colours.std))
 
-    return Extractor(plain, varied, finished)
+    return Extractor(plain, varied, finished, devices)
 
 
 def describe(
@@ -95,6 +104,8 @@ def describe(
     """
     indices = np.arange(len(split)) if indices is None else indices
     batch = min(settings.batch_size, len(indices))
+    if extract.devices is not None:
+        batch = -(-batch // extract.devices.size) * extract.devices.size
     parts = []
     with Progress(name, len(indices), unit='images', shown=shown) as progress:
         for start in range(0, len(indices), batch):
@@ -121,11 +132,17 @@ def _batch(
     indices: np.ndarray,
     variants: np.ndarray | None,
 ) -> Descriptions:
+    devices = extract.devices
     if not isinstance(split.images, np.ndarray):
-        return extract.of_views(variables, views(split, indices, settings, variants))
-    if variants is None:
-        return extract.of_images(variables, split.images[indices])
-    return extract.of_variants(variables, split.images[indices], variants)
+        # Each process reads what its own devices see.
+        share = len(indices) // jax.process_count() if devices is not None else len(indices)
+        first = jax.process_index() * share if devices is not None else 0
+        mine = slice(first, first + share)
+        pixels = views(split, indices[mine], settings, None if variants is None else variants[mine])
+        return extract.of_views(variables, pixels if devices is None else mesh.from_processes(pixels, devices))
+    arrays = [split.images[indices]] if variants is None else [split.images[indices], variants]
+    placed = arrays if devices is None else [mesh.shard(array, devices) for array in arrays]
+    return (extract.of_images if variants is None else extract.of_variants)(variables, *placed)
 
 
 def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Devices: the mesh, and mapping a per-device function over it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,18 +31,43 @@ def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
         num_devices = len(devices)
         if groups > 1:
             num_devices = max(n for n in range(1, min(groups, len(devices)) + 1) if groups % n == 0)
-    devices = devices[:num_devices]
+    devices = _of_all_processes(devices, num_devices)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def local_mesh() -> Mesh:
+    """A mesh over all devices of this process, for work that is not shared with other processes."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _of_all_processes(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+    """`count` of the devices, as many of each process, in the order of the processes."""
+    processes = jax.process_count()
+    if count % processes:
+        raise ValueError(
+            f'{count} devices do not divide over {processes} processes; choose a multiple with train.devices, and '
+            'train.batch_norm_groups that divides over them.'
+        )
+    of_each = [[device for device in devices if device.process_index == index] for index in range(processes)]
+    return [device for some in of_each for device in some[: count // processes]]
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """The tree on every device of the mesh; every process has it."""
+    return jax.tree.map(lambda array: _placed(array, NamedSharding(mesh, P())), tree)
 
 
 def shard(array: Any, mesh: Mesh, dim: int = 0) -> jax.Array:
-    """A host array split over the devices along `dim`."""
-    return jax.device_put(array, NamedSharding(mesh, P(*[None] * dim, AXIS)))
+    """A host array, which every process has, split over the devices along `dim`."""
+    return _placed(array, NamedSharding(mesh, P(*[None] * dim, AXIS)))
+
+
+def _placed(array: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def from_processes(arrays: Any, mesh: Mesh) -> Any:

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from ancor_jax.config import ConfigError
 
@@ -15,14 +15,18 @@ PLAIN_LINE_SECONDS = 10.0  # between lines of progress where there is no termina
 class ScalarWriter:
     """Appends scalars to `<directory>/metrics.jsonl` and, when asked, to TensorBoard files beside it."""
 
-    def __init__(self, directory: pathlib.Path, tensorboard: bool, done: int = 0) -> None:
-        """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again."""
+    def __init__(self, directory: pathlib.Path | None, tensorboard: bool, done: int = 0) -> None:
+        """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again. Without
+        a directory nothing is written."""
+        self._lines: TextIO | None = None
+        self._board: Any = None
+        if directory is None:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / 'metrics.jsonl'
         kept = [json.dumps(line) + '\n' for line in read_scalars(path) if line['step'] <= done]
         path.write_text(''.join(kept), encoding='utf-8')
         self._lines = path.open('a', encoding='utf-8')
-        self._board = None
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -35,20 +39,21 @@ class ScalarWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line {'step': ..., name: value, ...}; the same scalars to TensorBoard."""
-        self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
+        if self._lines is not None:
+            self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        self._lines.flush()
-        if self._board is not None:
-            self._board.flush()
+        for stream in (self._lines, self._board):
+            if stream is not None:
+                stream.flush()
 
     def close(self) -> None:
-        self._lines.close()
-        if self._board is not None:
-            self._board.close()
+        for stream in (self._lines, self._board):
+            if stream is not None:
+                stream.close()
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from ancor_jax import (
     mesh,
     metrics,
     optim,
+    processes,
     runs,
     step,
     trained,
@@ -171,7 +172,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
                 f'model.head={config.head!r} classifies {classified} numbers and the angular metric needs as many as '
                 f'model.embed_dim={config.model.embed_dim}; make them equal.'
             )
-    extractor = extract.make_extractor(laid_out.recipe.model, config.views, config.eval)
+    extractor = extract.make_extractor(laid_out.recipe.model, config.views, config.eval, devices)
     return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extractor)
 
 
@@ -246,7 +247,8 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
 def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Checkpoints) -> step.TrainState:
     """From the state's step to the last one, with checkpoints and validation at the ends of epochs."""
     config, laid_out = run.config, run.plan
-    rng = mesh.replicate(run_rng(config), run.devices)
+    everywhere = jax.sharding.NamedSharding(run.devices, jax.sharding.PartitionSpec())
+    rng = jax.jit(lambda: run_rng(config), out_shardings=everywhere)()
     batch_size, per_epoch = config.train.batch_size, laid_out.steps_per_epoch
     done = int(state.step)
     shown = config.train.progress
@@ -262,7 +264,9 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     before = runs.training_seconds(run.directory, done)
     start = time.monotonic()
     validates = config.eval.every_epochs and run.dataset.test.has_fine
-    with metrics.ScalarWriter(run.directory, config.train.tensorboard, done) as writer, progress:
+    # One process writes.
+    writing = run.directory if processes.is_first() else None
+    with metrics.ScalarWriter(writing, config.train.tensorboard, done) as writer, progress:
         log = _Log(config, laid_out, writer, progress)
         for epoch in range(done // per_epoch, config.train.epochs):
             log.start()
@@ -273,7 +277,7 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
             done += per_epoch
             last = epoch + 1 == config.train.epochs
             if validates and ((epoch + 1) % config.eval.every_epochs == 0 or last):
-                score = _validation(run, state)
+                score = processes.agreed(_validation(run, state))
                 writer.write(done, {'validation_accuracy': score})
                 checkpoints.save_if_best(done, state, score)
             if (epoch + 1) % config.train.checkpoint_epochs == 0 or last:
@@ -416,7 +420,8 @@ def _final_evaluation(run: Run, state: step.TrainState) -> evaluate.Evaluation:
     done = int(state.step)
     heading = f'{method.title} on {run.dataset.name}, step {done:,}'
     seconds = runs.training_seconds(run.directory, done)
-    evaluate.tell(evaluation, heading, run.config, run.directory / runs.RESULTS, step=done, seconds=seconds)
+    if processes.is_first():
+        evaluate.tell(evaluation, heading, run.config, run.directory / runs.RESULTS, step=done, seconds=seconds)
     return evaluation
 
 
@@ -439,7 +444,7 @@ def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Me
     for name, size in sizes:
         if size < smallest:
             raise ConfigError(f'{name} is {size}, and {config.model.name} needs at least {smallest} pixels.')
-    memory = (devices.devices.flat[0].memory_stats() or {}).get('bytes_limit')
+    memory = (devices.local_devices[0].memory_stats() or {}).get('bytes_limit')
     if memory and data.lives_on_device(dataset, config.data) and dataset.train.array.nbytes > 0.8 * memory:
         raise ConfigError(
             f'the training images take {dataset.train.array.nbytes / 2**30:.1f} GiB and a device has '
@@ -452,4 +457,6 @@ def _claim(run: Run) -> None:
     latest = run.directory / runs.CHECKPOINTS / checkpoint.LATEST
     begun = any(path.name.isdigit() for path in latest.glob('*'))
     classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
-    runs.claim(run.directory, run.config, run.devices.size, classes, begun)
+    if processes.is_first():
+        runs.claim(run.directory, run.config, run.devices.size, classes, begun)
+    processes.wait('claimed')

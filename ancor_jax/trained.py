@@ -4,22 +4,24 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from ancor_jax import checkpoint, extract, models, runs
+from ancor_jax import checkpoint, extract, mesh, models, runs
 from ancor_jax.config import Config, Eval
 from ancor_jax.methods import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A network with its weights, on the default device."""
+    """A network with its weights, on each device of this process."""
 
     directory: pathlib.Path
     config: Config  # that it was trained with
     step: int
     model: models.Network
     variables: dict[str, Any]  # 'params' and 'batch_stats'
+    devices: jax.sharding.Mesh
     class_names: tuple[str, ...]  # that its logits are of, '0', '1', ... where unknown; none without a classifier
 
     @property
@@ -33,8 +35,8 @@ class Trained:
         return f'{METHODS[self.config.method].title}, step {self.step:,}'
 
     def extractor(self, settings: Eval) -> extract.Extractor:
-        """Its descriptions of images that are resized and cropped as `settings` has it."""
-        return extract.make_extractor(self.model, self.config.views, settings)
+        """Its descriptions of images that are resized and cropped as `settings` has it, by all devices."""
+        return extract.make_extractor(self.model, self.config.views, settings, self.devices)
 
 
 def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> Trained:
@@ -49,13 +51,16 @@ def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> Trained:
         checkpoint.CheckpointError: it has no such checkpoint.
     """
     config = runs.stored_config(directory)
-    step, variables = checkpoint.restore_parts(directory / runs.CHECKPOINTS, kind, ('params', 'batch_stats'))
+    devices = mesh.local_mesh()
+    everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+    parts = ('params', 'batch_stats')
+    step, variables = checkpoint.restore_parts(directory / runs.CHECKPOINTS, kind, parts, everywhere)
     head = variables['params'].get('classifier')
     num_classes = head['kernel'].shape[1] if head else 0
     names = runs.class_names(directory)[METHODS[config.method].labels]
     # Test classes that training did not have come after those that it had.
     names = names[:num_classes] if len(names) >= num_classes else tuple(map(str, range(num_classes)))
-    return Trained(directory, config, step, create_model(config, max(num_classes, 1)), variables, names)
+    return Trained(directory, config, step, create_model(config, max(num_classes, 1)), variables, devices, names)
 
 
 def create_model(config: Config, num_classes: int, **statistics: Any) -> models.Network:

@@ -5,7 +5,7 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'ancor_jax'
 PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods', 'probes'}
-STEP = {'step', 'mesh'}
+STEP = {'step', 'mesh', 'processes'}
 WORLD = {'data', 'checkpoint', 'metrics', 'config', 'runs'}
 TOP = {
     'check_data',

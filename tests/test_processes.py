@@ -1,0 +1,101 @@
+"""Several processes on one machine: the losses of one process, an end when one of them dies, a resume without it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ancor_jax import processes
+from tests.test_main import ROOT
+
+RUN = """
+import os, sys, time
+from absl import app
+import main
+from ancor_jax import checkpoint
+
+class Dying(checkpoint.Checkpoints):
+    def save_latest(self, step, state):
+        super().save_latest(step, state)
+        while '--process=1' in sys.argv:
+            time.sleep(0.1)
+            if (self._directory / checkpoint.LATEST / str(step)).exists():  # the first process has finished it
+                os._exit(9)
+
+if 'dies' in sys.argv:
+    sys.argv.remove('dies')
+    checkpoint.Checkpoints = Dying
+app.run(main.main, flags_parser=main._parse)
+"""
+SETTINGS = [
+    '--config=configs/digits_coarse.py', '--config.data.train_images=256', '--config.model.width=0.125',
+    '--config.contrast.queue_size=64', '--config.train.epochs=2', '--config.train.batch_norm_groups=4',
+    '--config.train.log_steps=1', '--config.train.checkpoint_epochs=1', '--config.train.tensorboard=False', '--config.optim.cycles=1',
+    '--config.eval.every_epochs=1', '--config.eval.validation_episodes=20', '--config.eval.episodes=20',
+    "--config.eval.protocols=('nway',)", "--config.eval.classifiers=('cosine',)",
+]  # fmt: skip
+
+
+def start(directory, devices, *arguments):
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'PYTHONPATH': str(ROOT),
+    }
+    command = [sys.executable, '-c', RUN, *SETTINGS, f'--workdir={directory}', *arguments]
+    log = (directory.parent / f'log{len(list(directory.parent.glob("log*")))}').open('w+')
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT), log
+
+
+def finish(process, log, seconds=240):
+    process.wait(seconds)
+    log.seek(0)
+    return process.returncode, log.read()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        return probe.getsockname()[1]
+
+
+def curve(directory):
+    lines = [json.loads(line) for line in (directory / 'metrics.jsonl').read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
+    alone = start(tmp_path / 'alone', 4)
+    assert finish(*alone)[0] == 0
+
+    # Two processes; the second dies after the first epoch's checkpoint.
+    address = f'--coordinator=localhost:{free_port()}'
+    run = tmp_path / 'together'
+    first, second = (start(run, 2, address, '--processes=2', f'--process={index}', 'dies') for index in (0, 1))
+    assert finish(*second)[0] == 9
+    died = time.monotonic()
+    code, text = finish(*first)
+    assert code != 0
+    assert time.monotonic() - died < 120
+    assert 'another process of this run has ended' in text or 'another task died' in text
+
+    # Started again without it, on two devices, the run goes on where it was.
+    code, text = finish(*start(run, 2))
+    assert code == 0
+    assert 'Going on from step 4 of 8' in text
+    expected, actual = curve(tmp_path / 'alone'), curve(run)
+    assert list(actual) == list(expected) == list(range(1, 9))
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
+    results = [json.loads((run / 'results.json').read_text())['results'] for run in (tmp_path / 'alone', run)]
+    np.testing.assert_allclose(results[0][0]['accuracy'], results[1][0]['accuracy'], atol=2)
+
+
+@pytest.mark.parametrize(('count', 'index'), [(0, 0), (2, 2), (2, -1)])
+def test_flags_that_do_not_fit(count, index):
+    with pytest.raises(processes.ProcessError, match='needs --processes=N'):
+        processes.join('localhost:1', count, index)
