@@ -40,6 +40,11 @@ _IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in 
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
 
+_CACHE = flags.DEFINE_string(
+    'compilation_cache',
+    '~/.cache/ancor_jax',
+    'Where compiled programs are kept for the next start; empty for nowhere. JAX_COMPILATION_CACHE_DIR goes before it.',
+)
 _CLUSTER = flags.DEFINE_bool(
     'cluster', False, 'One of several processes that Slurm, Open MPI, Kubernetes or a TPU pod has started.'
 )
@@ -67,6 +72,7 @@ def main(argv: list[str]) -> None:
         if _MODE.value == 'compare':
             _compare()
         else:
+            _keep_compiled()
             _run()
     except (*expected, FloatingPointError, OSError) as error:
         _stop(f'error: {error}', several)
@@ -77,6 +83,13 @@ def main(argv: list[str]) -> None:
             traceback.print_exc()
             _stop(f'error: {type(error).__name__} in process {_PROCESS.value}, see above.')
         _stop('error: another process of this run has ended; start them all again to go on from the last checkpoint.')
+
+
+def _keep_compiled() -> None:
+    import jax
+
+    if _CACHE.value and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser()))
 
 
 def _stop(message: str, several: bool = True) -> None:

@@ -86,6 +86,7 @@ class Model:
     relu_before_classifier: bool = True  # ... without ReLU ...
     classifier_bias: bool = True  # ... and without bias; the defaults are the published code
     dtype: str = 'float32'  # of the computation, float32 or bfloat16; parameters are float32
+    remat: bool = False  # forget what is inside the blocks and compute it anew for the gradient: less memory, slower
 
 
 @dataclasses.dataclass(slots=True)
@@ -163,6 +164,7 @@ class Config:
 
     method: str = 'ancor'  # a name in methods.py: ancor, ancor_no_projection, moco, coarse, fine, ...
     seed: int = 0  # of initialisation, order, augmentation
+    profile: tuple[int, ...] = ()  # (first, last): a trace of these steps of this session, in <workdir>/profile
     data: Data = dataclasses.field(default_factory=Data)
     views: Views = dataclasses.field(default_factory=Views)
     model: Model = dataclasses.field(default_factory=Model)
@@ -313,6 +315,8 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_contradictions(config: Config) -> None:
+    if config.profile and (len(config.profile) != 2 or not 0 <= config.profile[0] < config.profile[1]):
+        raise ConfigError(f'profile is the first step of a trace and the one after its last, and is {config.profile}.')
     if config.eval.models and config.eval.join == ('ensemble',) and 'lr' not in config.eval.classifiers:
         raise ConfigError("eval.join='ensemble' takes probabilities, which 'lr' alone has; add it to eval.classifiers.")
     method, head = METHODS[config.method], config.head

@@ -19,12 +19,14 @@ CHECKPOINTS = 'checkpoints'
 
 # Sections and fields that may change between the runs that share a work directory: they do not change what is trained.
 _MAY_CHANGE: dict[str, set[str] | None] = {
+    '': {'profile'},
+    'model': {'remat'},
     'eval': None,
     'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
     'data': {'dir', 'download', 'cache', 'threads'},
 }
 # An evaluation may besides be on other data.
-_MAY_CHANGE_AFTERWARDS: dict[str, set[str] | None] = {'eval': None, 'train': None, 'data': None, 'optim': None}
+_MAY_CHANGE_AFTERWARDS = _MAY_CHANGE | {'train': None, 'data': None, 'optim': None}
 
 
 def identity(config: Config, num_devices: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +186,7 @@ def train(config: Config, directory: pathlib.Path) -> evaluate.Evaluation:
     Raises:
         ConfigError, data.DataError: what is asked for cannot be done; nothing has been written then.
     """
+    begin = time.monotonic()
     run = prepare(config, directory)
     _claim(run)
     print(describe(run), flush=True)
@@ -195,7 +197,7 @@ def train(config: Config, directory: pathlib.Path) -> evaluate.Evaluation:
             state = checkpoints.restore(run.abstract_state) if done else run.initial_state()
             if done:
                 print(f'Going on from step {done:,} of {last_step:,}.', flush=True)
-            state = _train_epochs(run, state, checkpoints)
+            state = _train_epochs(run, state, checkpoints, begin)
         else:
             print(f'Training was complete at step {done:,}.', flush=True)
             state = checkpoints.restore(run.abstract_state)
@@ -221,18 +223,49 @@ def run_rng(config: Config) -> jax.Array:
 def describe(run: Run) -> str:
     """What is about to run, in a few lines."""
     config, laid_out = run.config, run.plan
-    parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
+    state = run.abstract_state
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
     lines = [
         run.dataset.summary(),
         f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} '
         f'parameters, head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
         f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
+        'Memory of each device: ' + ', '.join(f'{name} {size}' for name, size in memory(run).items()) + '.',
     ]
-    if run.abstract_state.queue is not None:
-        keys = run.abstract_state.queue.keys
-        lines.append(f'Queue {list(keys.shape)} {keys.dtype}: {keys.size * keys.dtype.itemsize / 2**20:,.0f} MiB.')
+    if processes.several():
+        lines.append(f'{jax.process_count()} processes.')
     lines.append(f'Work directory: {run.directory}')
     return '\n'.join(lines)
+
+
+def memory(run: Run) -> dict[str, str]:
+    """What will lie on each device during training, in MiB, by name; of the activations it is an estimate."""
+    state = run.abstract_state
+    trees = {
+        'parameters and optimiser': (state.params, state.batch_stats, state.opt_state),
+        'target network': (state.target_params, state.target_batch_stats),
+        'queue': state.queue,
+    }
+    sizes = {name: sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()}
+    if data.lives_on_device(run.dataset, run.config.data):
+        sizes['images'] = run.dataset.train.array.nbytes
+    share = run.config.train.batch_size // run.devices.size
+    outputs = jax.eval_shape(
+        lambda variables: run.plan.recipe.model.apply(
+            variables, jnp.zeros((share, *(run.plan.views.size,) * 2, 3)), train=False, capture_intermediates=True
+        ),
+        {'params': state.params, 'batch_stats': state.batch_stats},
+    )
+    # Every layer's output is kept for the gradient, or each block's input alone.
+    kept = [leaf for leaf in jax.tree.leaves(outputs[1]) if leaf.ndim == 4]
+    sizes['activations, about'] = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
+    return {name: f'{size / 2**20:,.0f} MiB' for name, size in sizes.items() if size}
+
+
+def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
+    size: int = math.prod(shape) * leaf.dtype.itemsize
+    return size
 
 
 def dispatch_sizes(steps: int, most: int) -> list[int]:
@@ -244,8 +277,11 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
     return [most] * (steps // most) + [steps % most]
 
 
-def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Checkpoints) -> step.TrainState:
-    """From the state's step to the last one, with checkpoints and validation at the ends of epochs."""
+def _train_epochs(
+    run: Run, state: step.TrainState, checkpoints: checkpoint.Checkpoints, begin: float
+) -> step.TrainState:
+    """From the state's step to the last one, with checkpoints and validation at the ends of epochs; `begin` is when
+    the work on this run started, in seconds of the monotonic clock."""
     config, laid_out = run.config, run.plan
     everywhere = jax.sharding.NamedSharding(run.devices, jax.sharding.PartitionSpec())
     rng = jax.jit(lambda: run_rng(config), out_shardings=everywhere)()
@@ -267,12 +303,14 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
     # One process writes.
     writing = run.directory if processes.is_first() else None
     with metrics.ScalarWriter(writing, config.train.tensorboard, done) as writer, progress:
-        log = _Log(config, laid_out, writer, progress)
+        log = _Log(config, laid_out, writer, progress, begin)
+        trace = _Trace(config.profile, run.directory / 'profile')
         for epoch in range(done // per_epoch, config.train.epochs):
             log.start()
             for after, values in advance(state, epoch):
                 state = after
                 log.dispatched(values)
+                trace.dispatched(len(values['step']), values)
             log.catch_up()
             done += per_epoch
             last = epoch + 1 == config.train.epochs
@@ -286,6 +324,7 @@ def _train_epochs(run: Run, state: step.TrainState, checkpoints: checkpoint.Chec
                 checkpoints.save_latest(done, state)
             writer.write(done, {'training_seconds': before + time.monotonic() - start})
             writer.flush()
+        trace.end()
     return state
 
 
@@ -348,13 +387,50 @@ def _host_feed(run: Run, rng: jax.Array, done: int) -> _Feed:
     return advance
 
 
+class _Trace:
+    """Writes a profile of some steps, for TensorBoard or Perfetto; a window begins and ends between dispatches."""
+
+    def __init__(self, window: tuple[int, ...], directory: pathlib.Path) -> None:
+        self._first, self._last = window or (-1, -1)
+        self._directory, self._done, self._on = directory, 0, False
+        if self._first == 0:
+            self._start()
+
+    def dispatched(self, steps: int, values: dict[str, jax.Array]) -> None:
+        """Steps are on their way and will give these metrics."""
+        self._done += steps
+        if self._on and self._done >= self._last:
+            jax.block_until_ready(values)
+            self.end()
+        elif not self._on and 0 <= self._first <= self._done < self._last:
+            jax.block_until_ready(values)
+            self._start()
+
+    def _start(self) -> None:
+        jax.profiler.start_trace(str(self._directory))
+        self._on = True
+
+    def end(self) -> None:
+        """Writes the trace, if one is being taken."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+            print(f'Trace written to {self._directory}', flush=True)
+
+
 class _Log:
     """Writes metrics one dispatch behind, so that the device never waits for the host."""
 
     def __init__(
-        self, config: Config, laid_out: Plan, writer: metrics.ScalarWriter, progress: metrics.Progress
+        self,
+        config: Config,
+        laid_out: Plan,
+        writer: metrics.ScalarWriter,
+        progress: metrics.Progress,
+        begin: float,
     ) -> None:
         self._config, self._plan, self._writer, self._progress = config, laid_out, writer, progress
+        self._begin: float | None = begin  # until the first steps are done
         self._pending: dict[str, jax.Array] | None = None
         self._rate = metrics.Rate()
 
@@ -374,6 +450,9 @@ class _Log:
         arrays = {name: np.asarray(value) for name, value in self._pending.items()}
         self._pending = None
         steps, first = len(arrays['step']), int(arrays.pop('step')[0])
+        if self._begin is not None:
+            print(f'First step done {time.monotonic() - self._begin:.1f} s after the start.', flush=True)
+            self._begin = None
         images = steps * self._config.train.batch_size
         rate = self._rate.update(images)
         if not np.isfinite(arrays['loss']).all():

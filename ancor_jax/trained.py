@@ -79,5 +79,6 @@ def create_model(config: Config, num_classes: int, **statistics: Any) -> models.
         relu_before_classifier=settings.relu_before_classifier,
         classifier_bias=settings.classifier_bias,
         dtype=jnp.dtype(settings.dtype),
+        remat=settings.remat,
         **statistics,
     )

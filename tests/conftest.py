@@ -1,15 +1,20 @@
 """Every test runs on eight virtual CPU devices, and JAX's own strict modes are on."""
 
 import atexit
+import os
 import shutil
 import tempfile
 
 import jax
 
-# Many tests run the same small programs: each is compiled once a session, in a directory that goes with it.
-_compiled = tempfile.mkdtemp(prefix='ancor_jax_compiled_')
-atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-jax.config.update('jax_compilation_cache_dir', _compiled)
+# Many tests run the same small programs: each is compiled once a session, in a directory that goes with it. By
+# environment variables, so that all workers and the processes that tests start share it.
+if 'ANCOR_JAX_TEST_CACHE' not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix='ancor_jax_compiled_')
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ['ANCOR_JAX_TEST_CACHE'] = os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+jax.config.update('jax_compilation_cache_dir', os.environ['ANCOR_JAX_TEST_CACHE'])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 jax.config.update('jax_platforms', 'cpu')

@@ -35,7 +35,8 @@ app.run(main.main, flags_parser=main._parse)
 SETTINGS = [
     '--config=configs/digits_coarse.py', '--config.data.train_images=256', '--config.model.width=0.125',
     '--config.contrast.queue_size=64', '--config.train.epochs=2', '--config.train.batch_norm_groups=4',
-    '--config.train.log_steps=1', '--config.train.checkpoint_epochs=1', '--config.train.tensorboard=False', '--config.optim.cycles=1',
+    '--config.train.log_steps=1', '--config.train.checkpoint_epochs=1', '--config.train.tensorboard=False',
+    '--config.optim.cycles=1',
     '--config.eval.every_epochs=1', '--config.eval.validation_episodes=20', '--config.eval.episodes=20',
     "--config.eval.protocols=('nway',)", "--config.eval.classifiers=('cosine',)",
 ]  # fmt: skip

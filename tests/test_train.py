@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ancor_jax import checkpoint, evaluate, train
+from ancor_jax import config as configuration
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data import pipeline
 from configs import digits_coarse, imagenet_coarse
@@ -225,6 +226,24 @@ def test_imagenet_recipe_builds_its_model_and_step():
     new_state, metrics = lowered.out_info
     assert jax.tree.map(lambda x: x.shape, new_state) == jax.tree.map(lambda x: x.shape, state)
     assert metrics['loss'].shape == (2,)
+
+
+def test_memory_is_told_before_it_is_used(tmp_path):
+    run = train.prepare(small(contrast__queue_size=4096, model__width=1.0), tmp_path)
+    told = train.memory(run)
+    assert told['queue'] == '6 MiB'  # 3 classes × 4,096 keys × 128 × 4 bytes
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
+    assert abs(int(told['target network'].split()[0]) - parameters * 4 / 2**20) < 2
+    assert 1 <= int(told['parameters and optimiser'].split()[0]) / int(told['target network'].split()[0]) < 2.5
+    assert 'activations, about' in told
+    assert all(f'{name} {size}' in train.describe(run) for name, size in told.items())
+
+
+def test_a_trace_of_some_steps(tmp_path):
+    train.train(small(profile=(1, 3), train__epochs=1, eval__protocols=('nway',)), tmp_path / 'run')
+    assert list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
+    with pytest.raises(ConfigError, match='profile is the first step of a trace'):
+        configuration.check(small(profile=(3, 1)))
 
 
 def test_epoch_order_is_a_new_permutation_each_epoch():
