@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax import data, episodes, fewshot, runs, trained
+from ancor_jax import data, episodes, fewshot, probes, runs, trained
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data.dataset import Dataset
 from ancor_jax.episodes import Result
@@ -81,8 +81,6 @@ def evaluate(
 def _scores(
     probe: str, dataset: Dataset, training: Descriptions | None, test: Descriptions, trained_on: str
 ) -> Iterator[Score]:
-    from ancor_jax import probes
-
     fine, num_fine = dataset.test.fine, len(dataset.fine_names)
     if probe in _NEED_TRAINING_IMAGES and training is not None:
         learn = probes.linear_probe if probe == 'linear' else probes.nearest_neighbours

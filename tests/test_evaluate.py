@@ -78,13 +78,14 @@ def test_fine_classes_that_training_has_not_cannot_be_learnt():
 
 def test_two_networks_together(places, tmp_path):
     one, two = map(str, places)
-    settings = small(eval__models=(one, two), eval__classifiers=('lr', 'cosine'))
+    changes = {'eval__classifiers': ('lr', 'cosine'), 'eval__protocols': ('nway',)}
+    settings = small(eval__models=(one, two), **changes)
     joined = evaluate.evaluate_joined_runs(settings, tmp_path / 'both')
-    assert [len(evaluation.results) for evaluation in joined.values()] == [3, 6, 6]
+    assert [len(evaluation.results) for evaluation in joined.values()] == [1, 2, 2]
     # The same by the network beside itself: neither probabilities nor distances change.
-    same = small(eval__models=(one, one), eval__classifiers=('lr', 'cosine'), eval__join=('ensemble', 'concat'))
+    same = small(eval__models=(one, one), eval__join=('ensemble', 'concat'), **changes)
     itself = evaluate.evaluate_joined_runs(same, tmp_path / 'itself')
-    alone = evaluate.evaluate_run(small(eval__classifiers=('lr', 'cosine')), places[0]).results
+    alone = evaluate.evaluate_run(small(**changes), places[0]).results
     accuracies = {(row.protocol, row.classifier): row.accuracies for row in alone}
     for row in itself['ensemble'].results:
         np.testing.assert_allclose(row.accuracies, accuracies[row.protocol, 'lr'], atol=0.03)
@@ -132,13 +133,14 @@ def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp('pictures')
     dataset = data.load(small().data)
     rng = np.random.default_rng(0)
-    for digit in (0, 4, 6):
+    for colour, digit in enumerate((0, 4, 6)):  # in red, green and blue: an untrained network sees that
         name = dataset.fine_names[digit]
         images = dataset.test.images[np.flatnonzero(dataset.test.fine == digit)[:13]]
         for number, image in enumerate(images):
             folder = root / ('support' if number < 3 else 'query') / name
             folder.mkdir(parents=True, exist_ok=True)
             size = (int(rng.integers(16, 40)),) * 2
+            image = np.where(np.arange(3) == colour, image, 0).astype(np.uint8)
             Image.fromarray(image).resize(size, Image.Resampling.BILINEAR).save(folder / f'{number}.png')
     return root
 
@@ -148,7 +150,7 @@ def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
     settings = small(eval__classifiers=(classifier,))
     answer = classify.classify(settings, places[0], pictures / 'support', pictures / 'query')
     assert answer.accuracy[1] == 30
-    assert answer.accuracy[0] > 0.7  # a third by chance
+    assert answer.accuracy[0] > 0.9  # a third by chance
     out = places[0] / 'classification' / 'query'
     with (out / 'classification.csv').open() as file:
         rows = list(csv.DictReader(file))

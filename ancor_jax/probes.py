@@ -1,0 +1,203 @@
+"""Probes that peers report on frozen features: linear, nearest neighbours, retrieval, clustering.
+
+Shapes: M training and N test images, d features. Features come in as they are: the evaluation L2-normalises them first.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+# Similarities held at once, in numbers.
+_BLOCK_ELEMENTS = 2**25
+
+
+class Retrieval(NamedTuple):
+    """What a search for each image among all others finds; NaN where no other image has its label."""
+
+    recall: np.ndarray  # float32 [len(ks), N]: 1 if one of the k nearest others shares the label, else 0
+    average_precision: np.ndarray  # float32 [N], over the whole ranking
+
+
+class Clustering(NamedTuple):
+    """How well clusters inside coarse classes are the fine classes, each 0..1 (ARI can be a little below)."""
+
+    accuracy: float  # share of images whose cluster is matched with their fine class
+    ari: float  # adjusted Rand index, mean over coarse classes
+    nmi: float  # normalised mutual information, mean over coarse classes
+    ari_of_all: float  # of all images together: the coarse classes, which are given, count too
+    nmi_of_all: float
+
+
+def linear_probe(
+    train_features: ArrayLike, train_labels: ArrayLike, test_features: ArrayLike, *, num_classes: int, c: float = 1.0
+) -> np.ndarray:
+    """Classes of the test images by multinomial logistic regression on all training images: int32 [N].
+
+    scikit-learn's L-BFGS, with intercept, in float32.
+
+    Args:
+        train_features: [M, d].
+        train_labels: int [M], in 0 ... num_classes - 1.
+        test_features: [N, d].
+        num_classes: of the labels.
+        c: inverse strength of the L2 penalty, beside the sum (not the mean) of the M losses.
+
+    Raises:
+        ValueError: shapes that do not fit, labels out of range or all the same.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    x, y, q = _checked(train_features, train_labels, test_features, num_classes)
+    if len(np.unique(y)) < 2:
+        raise ValueError('a linear probe needs training images of two classes at least')
+    model = LogisticRegression(C=c, max_iter=1000, tol=1e-3)
+    predictions: np.ndarray = model.fit(x, y).predict(q)
+    return predictions.astype(np.int32)
+
+
+def nearest_neighbours(
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    *,
+    num_classes: int,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> np.ndarray:
+    """Classes of the test images by a vote of the nearest training images, weighted by exp(cosine / T): int32 [N].
+
+    Wu et al., CVPR 2018 (instance discrimination), with the 20 neighbours of later work. Other arguments and errors as
+    in `linear_probe`.
+    """
+    x, y, q = _checked(train_features, train_labels, test_features, num_classes)
+    x, q = _unit(x), _unit(q)
+    k = min(neighbours, len(x))
+
+    @jax.jit
+    def vote(queries: jax.Array, keys: jax.Array, labels: jax.Array) -> jax.Array:
+        cosine, nearest = jax.lax.top_k(_similarities(queries, keys), k)
+        # From the nearest down, so that no exponential overflows.
+        weights = jnp.exp((cosine - cosine[:, :1]) / temperature)
+        return jnp.argmax((weights[:, :, None] * jax.nn.one_hot(labels[nearest], num_classes)).sum(axis=1), axis=1)
+
+    keys, labels = jnp.asarray(x), jnp.asarray(y)
+    return np.concatenate([np.asarray(vote(part, keys, labels)) for part in _blocks(q, len(x))]).astype(np.int32)
+
+
+def retrieval(features: ArrayLike, labels: ArrayLike, *, ks: Sequence[int] = (1, 2, 5, 10, 50, 100)) -> Retrieval:
+    """Searches each image among all others by cosine similarity.
+
+    Recall@k as metric learning has it: whether any of the k nearest shares the label. Of equally similar images the
+    first comes first.
+
+    Args:
+        features: [N, d], N at least 2.
+        labels: int [N].
+        ks: numbers of neighbours; more than there are counts as all.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    x, y = np.asarray(features, np.float32), np.asarray(labels)
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(x) < 2:
+        raise ValueError(f'features have shape {x.shape} and labels {y.shape}: give [N, d] and [N], N at least 2')
+    x = _unit(x)
+
+    @jax.jit
+    def search(first: jax.Array, queries: jax.Array, keys: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+        rows = first + jnp.arange(len(queries), dtype=jnp.int32)
+        itself = rows[:, None] == jnp.arange(len(keys), dtype=jnp.int32)[None]
+        order = jnp.argsort(-jnp.where(itself, -jnp.inf, _similarities(queries, keys)), axis=1, stable=True)[:, :-1]
+        same = labels[order] == labels[jnp.minimum(rows, len(keys) - 1)][:, None]
+        found = jnp.cumsum(same, axis=1, dtype=jnp.float32)
+        place = jnp.arange(1, len(keys), dtype=jnp.float32)[None]
+        precision = jnp.where(same, found / place, 0.0).sum(axis=1) / found[:, -1]
+        reached = jnp.stack([found[:, min(k, len(keys) - 1) - 1] > 0 for k in ks])
+        return jnp.where(found[:, -1] > 0, reached.astype(jnp.float32), jnp.nan), precision
+
+    keys, classes = jnp.asarray(x), jnp.asarray(y)
+    starts = np.cumsum([0, *(len(part) for part in _blocks(x, len(x)))])
+    parts = [
+        [np.asarray(value) for value in search(jnp.int32(start), part, keys, classes)]
+        for start, part in zip(starts, _blocks(x, len(x)), strict=False)
+    ]
+    recalls, precisions = zip(*parts, strict=True)
+    return Retrieval(np.concatenate(recalls, axis=1), np.concatenate(precisions))
+
+
+def clustering(features: ArrayLike, fine: ArrayLike, coarse: ArrayLike, *, seed: int = 0) -> Clustering:
+    """Clusters the images of each coarse class into as many clusters as it has fine classes; scikit-learn's k-means.
+
+    Args:
+        features: [N, d].
+        fine: int [N].
+        coarse: int [N]; given to the clustering, the fine labels only judge it.
+        seed: of the ten starts of k-means, of which the best counts.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    x, y, c = np.asarray(features, np.float32), np.asarray(fine), np.asarray(coarse)
+    if x.ndim != 2 or y.shape != x.shape[:1] or c.shape != y.shape or not len(x):
+        raise ValueError(f'features have shape {x.shape}, fine {y.shape}, coarse {c.shape}: give [N, d], [N], [N]')
+    clusters = np.zeros(len(x), np.int64)
+    matched, aris, nmis = 0, [], []
+    for group in np.unique(c):
+        members = np.flatnonzero(c == group)
+        classes, truth = np.unique(y[members], return_inverse=True)
+        found = KMeans(len(classes), n_init=10, random_state=seed).fit_predict(x[members])
+        table = np.zeros((len(classes), len(classes)), np.int64)
+        np.add.at(table, (found, truth), 1)
+        matched += int(table[linear_sum_assignment(-table)].sum())
+        aris.append(adjusted_rand_score(truth, found))
+        nmis.append(normalized_mutual_info_score(truth, found))
+        clusters[members] = clusters.max() + 1 + found
+    return Clustering(
+        matched / len(x),
+        float(np.mean(aris)),
+        float(np.mean(nmis)),
+        float(adjusted_rand_score(y, clusters)),
+        float(normalized_mutual_info_score(y, clusters)),
+    )
+
+
+def _checked(
+    train_features: ArrayLike, train_labels: ArrayLike, test_features: ArrayLike, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x, q = np.asarray(train_features, np.float32), np.asarray(test_features, np.float32)
+    y = np.asarray(train_labels)
+    if x.ndim != 2 or q.ndim != 2 or x.shape[1] != q.shape[1] or y.shape != x.shape[:1] or 0 in (*x.shape, *q.shape):
+        raise ValueError(
+            f'training features have shape {x.shape}, labels {y.shape}, test features {q.shape}: '
+            'give [M, d], [M] and [N, d], none of them empty'
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(f'training labels lie in {y.min()} ... {y.max()}: give integers in 0 ... {num_classes - 1}')
+    return x, y.astype(np.int32), q
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+# Accelerators would round the factors to bfloat16 or TF32.
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    return _matmul(queries, keys.T)
+
+
+def _blocks(queries: np.ndarray, keys: int) -> list[np.ndarray]:
+    """The queries in as many blocks as their similarities with the keys take memory."""
+    size = max(_BLOCK_ELEMENTS // keys, 1)
+    return [queries[start : start + size] for start in range(0, len(queries), size)]
