@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ancor_jax import report
+from ancor_jax import gallery, report
 from ancor_jax.report import analysis, figures, maps, pictures
 
 COARSE = ('<script>alert("coarse")</script>', 'plants & "trees"', '$birds$')
@@ -220,6 +220,10 @@ def test_the_page_in_a_browser(tmp_path):
 
     path = tmp_path / 'report.html'
     report.write(facts(), path)
+    pictures_of_class = [gallery.Picture(facts().images(index), FINE[0], '97%') for index in range(6)]
+    sorted_images = tmp_path / 'gallery.html'
+    groups = [gallery.Group(name, pictures_of_class[:2], pictures_of_class, 9) for name in COARSE]
+    sorted_images.write_text(gallery.page('18 images', 'ANCOR', groups), encoding='utf-8')
     complaints = []
 
     def watch(request):
@@ -253,5 +257,13 @@ def test_the_page_in_a_browser(tmp_path):
         text = page.inner_text('body')
         assert all(name in text for name in (*COARSE, *FINE))
         assert page.title() == 'ANCOR on <b>digits</b>'
+
+        page.set_viewport_size({'width': 390, 'height': 844})
+        page.goto(sorted_images.as_uri(), wait_until='load')
+        page.keyboard.press('End')  # pictures load when they come into view
+        page.wait_for_function('[...document.images].every(i => i.naturalWidth > 0)')
+        assert page.evaluate('[...document.images].filter(i => i.alt.trim()).length') == 3 * (2 + 6)
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390
+        assert all(name in page.inner_text('body') for name in COARSE)
         browser.close()
     assert complaints == []
