@@ -14,6 +14,21 @@ from ancor_jax.data.dataset import Dataset
 from ancor_jax.episodes import Result
 from ancor_jax.extract import Descriptions, Extractor, describe
 
+# In tables.
+CLASSIFIER_TITLES = {
+    'lr': 'logistic regression',
+    'nn': 'nearest (euclidean)',
+    'cosine': 'nearest (cosine)',
+    'knn': '30-NN',
+}
+PROBE_TITLES = {
+    'linear': 'linear probe',
+    'knn': '20-NN on the training images',
+    'retrieval': 'retrieval',
+    'clustering': 'clustering inside coarse classes',
+    'coarse': 'class logits',
+}
+
 _NEED_TRAINING_IMAGES = ('linear', 'knn')
 _RECALL_AT = (1, 2, 5, 10, 50, 100)
 
@@ -197,13 +212,7 @@ def _evaluation_data(config: Config) -> Dataset:
 def table(results: Sequence[Result]) -> str:
     """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
     classifiers = list(dict.fromkeys(result.classifier for result in results))
-    names = {
-        'lr': 'logistic regression',
-        'nn': 'nearest (euclidean)',
-        'cosine': 'nearest (cosine)',
-        'knn': '30-NN',
-    }
-    rows = [['accuracy, %', *(names[c] for c in classifiers)]]
+    rows = [['accuracy, %', *(CLASSIFIER_TITLES[c] for c in classifiers)]]
     for heading in dict.fromkeys(episodes.title(result) for result in results):
         cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if episodes.title(r) == heading}
         rows.append([heading, *(cells.get(c, '') for c in classifiers)])
@@ -212,17 +221,10 @@ def table(results: Sequence[Result]) -> str:
 
 def probe_table(scores: Sequence[Score]) -> str:
     """A Markdown table: a row a figure."""
-    titles = {
-        'linear': 'linear probe',
-        'knn': '20-NN on the training images',
-        'retrieval': 'retrieval',
-        'clustering': 'clustering inside coarse classes',
-        'coarse': 'class logits',
-    }
     rows = [['probe', 'measure', '%']]
     for score in scores:
         interval = '' if score.interval is None else f' ± {score.interval:.2f}'
-        rows.append([titles[score.probe], score.measure, f'{score.value:.2f}{interval}'])
+        rows.append([PROBE_TITLES[score.probe], score.measure, f'{score.value:.2f}{interval}'])
     return _markdown(rows)
 
 

@@ -44,5 +44,6 @@ def thumbnail(image: np.ndarray, side: int = _SIDE) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((side, side))
     encoded = io.BytesIO()
-    picture.save(encoded, 'WEBP', quality=80)
+    # What is small already keeps every pixel.
+    picture.save(encoded, 'WEBP', quality=80, lossless=max(image.shape[:2]) <= 64)
     return f'data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}'

@@ -6,22 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ancor_jax import episodes
+from ancor_jax.evaluate import CLASSIFIER_TITLES, PROBE_TITLES
 from ancor_jax.report import figures, pictures
 from ancor_jax.report.page import Chart, Charts, Section, Table
-
-_CLASSIFIERS = {
-    'lr': 'logistic regression',
-    'nn': 'nearest (euclidean)',
-    'cosine': 'nearest (cosine)',
-    'knn': '30-NN',
-}
-_PROBES = {
-    'linear': 'linear probe',
-    'knn': '20-NN on the training images',
-    'retrieval': 'retrieval',
-    'clustering': 'clustering inside coarse classes',
-    'coarse': 'class logits',
-}
 
 
 class _Panel(NamedTuple):
@@ -67,7 +54,7 @@ def few_shot(results: Mapping[str, Any]) -> Section:
         'images ± half-width of its 95 % Student-t interval.',
         'In each episode a classifier learns the fine classes from the support images alone.',
     ]
-    head = ['protocol', *(_CLASSIFIERS.get(name, name) for name in classifiers)]
+    head = ['protocol', *(CLASSIFIER_TITLES.get(name, name) for name in classifiers)]
     body = [[protocol, *(found.get(name, '–') for name in classifiers)] for protocol, found in cells.items()]
     return Section(anchor, title, text, [Table(head, body)])
 
@@ -83,7 +70,7 @@ def probes(results: Mapping[str, Any]) -> Section:
         'interval over images where there is one.'
     ]
     body = [
-        [_PROBES.get(row['probe'], row['probe']), row['measure'], _value(row['value'], row.get('interval_95'))]
+        [PROBE_TITLES.get(row['probe'], row['probe']), row['measure'], _value(row['value'], row.get('interval_95'))]
         for row in rows
     ]
     return Section(anchor, title, text, [Table(['probe', 'measure', '%'], body, words=2)])
