@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import augment, step
+from ancor_jax import augment, queue, step
 
 AXIS = 'batch'
 
@@ -109,24 +109,69 @@ def statistics_groups(groups: int, num_devices: int, batch_size: int) -> tuple[i
     return total // num_devices, False, True
 
 
+def check_queue(size: int, num_devices: int) -> None:
+    """Raises a ValueError where a class's slots do not divide over the devices."""
+    if size % num_devices:
+        below = size // num_devices * num_devices
+        sizes = ' or '.join(str(choice) for choice in (below, below + num_devices) if choice)
+        raise ValueError(
+            f'contrast.queue_size={size} does not divide over {num_devices} devices; choose {sizes}, or other '
+            'train.devices.'
+        )
+
+
+def state_specs(recipe: step.Recipe) -> Any:
+    """How a state lies on the mesh, as a tree prefix: the queue split along its slots, all else on every device."""
+    everywhere: Any = P()
+    slots: Any = P(None, AXIS)
+    return step.TrainState(
+        step=everywhere,
+        params=everywhere,
+        batch_stats=everywhere,
+        target_params=everywhere,
+        target_batch_stats=everywhere,
+        opt_state=everywhere,
+        queue=queue.Queue(keys=slots, pointers=everywhere) if recipe.method.uses_keys else None,
+    )
+
+
+def abstract_state(mesh: Mesh, recipe: step.Recipe, shapes: step.TrainState) -> step.TrainState:
+    """The arrays of a state with their places on the mesh.
+
+    Args:
+        mesh: of the run.
+        recipe: of the run.
+        shapes: the state as a tree of `jax.ShapeDtypeStruct`.
+    """
+    specs = jax.tree.broadcast(state_specs(recipe), shapes, is_leaf=lambda x: isinstance(x, P))
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        specs,
+    )
+
+
 def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> Callable[..., Any]:
     """`step.resident_steps` over the mesh, compiled once: (state, samples, indices [S, N], rng) → (state, metrics).
 
-    The state is donated; indices are split over the devices along N, all else is on every device.
+    The state, as `state_specs` says, is donated; indices are split over the devices along N; samples and rng are on
+    every device.
     """
     # XLA runs convolutions inside a loop many times slower on CPU (github.com/jax-ml/jax/issues/12868).
     unroll = mesh.devices.flat[0].platform == 'cpu'
     per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll)
-    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(P(), P(), P(None, AXIS), P()), out_specs=(P(), P()))
+    state = state_specs(recipe)
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(state, P(), P(None, AXIS), P()), out_specs=(state, P()))
     return jax.jit(mapped, donate_argnums=0)
 
 
 def map_cropped_step(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> Callable[..., Any]:
     """`step.cropped_step` over the mesh, compiled once: (state, query, key, labels, rng) → (state, metrics).
 
-    The state is donated; crops and labels are split over the devices, all else is on every device.
+    The state, as `state_specs` says, is donated; crops and labels are split over the devices.
     """
     per_device = functools.partial(step.cropped_step, recipe=recipe, views=views, axis_name=AXIS)
-    specs = (P(), P(AXIS), P(AXIS), P(AXIS), P())
-    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=(P(), P()))
+    state = state_specs(recipe)
+    specs = (state, P(AXIS), P(AXIS), P(AXIS), P())
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=(state, P()))
     return jax.jit(mapped, donate_argnums=0)

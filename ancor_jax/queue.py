@@ -2,6 +2,7 @@
 
 The result of `enqueue` is that of writing the keys one by one, in batch order, each at its class's pointer: for any
 batch size, any class mix, absent classes, and more keys of one class than its buffer holds.
+On several devices the slots are split over them in order: of n devices, device i owns slots [i K / n, (i + 1) K / n).
 (The reference, `_dequeue_and_enqueue` of `guybuk/ANCOR`, fails when ptr + n ≥ 2K.)
 """
 
@@ -38,13 +39,15 @@ def init(rng: jax.Array, num_classes: int, size: int, dim: int, dtype: jnp.dtype
     return Queue(keys.astype(dtype), jnp.zeros(num_classes, jnp.int32))
 
 
-def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None) -> Queue:
+def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None, axis_name: str | None = None) -> Queue:
     """Writes a batch of keys at the pointers of their classes.
 
     Args:
-        queue: the buffers.
+        queue: the buffers; with `axis_name` this device's slots of them, and pointers into the whole.
         keys: [N, D], un-normalised, in the order in which they are to be written. No gradient flows.
         labels: int [N] in [0, C); None puts all keys into class 0, the class-agnostic queue.
+        axis_name: mesh axis over which the slots are split; keys and labels are those of the whole batch, the same on
+            every device, each of which writes what falls into its own slots. None where one device has all slots.
 
     Returns:
         The queue after writing; donate the old one to update it in place.
@@ -52,7 +55,11 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None) -> Q
     Raises:
         ValueError: shapes that do not fit together.
     """
-    num_classes, size, dim = queue.keys.shape
+    num_classes, slots_here, dim = queue.keys.shape
+    size, first_here = slots_here, jnp.int32(0)
+    if axis_name is not None:
+        size = slots_here * jax.lax.axis_size(axis_name)
+        first_here = jax.lax.axis_index(axis_name) * slots_here
     if keys.ndim != 2 or keys.shape[1] != dim:
         raise ValueError(f'keys must be [N, {dim}] to fit the queue, and are {list(keys.shape)}.')
     if labels is None:
@@ -67,7 +74,9 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None) -> Q
     # Of more than K keys of a class only the last K survive; sending the others out of range drops their writes, so
     # that no slot is written twice (the order of such writes would be undefined).
     overwritten = rank < counts[labels] - size
-    slot = jnp.where(overwritten, size, slot)
+    place = slot - first_here
+    elsewhere = (place < 0) | (place >= slots_here)
+    place = jnp.where(overwritten | elsewhere, slots_here, place)
     values = jax.lax.stop_gradient(keys).astype(queue.keys.dtype)
-    written = queue.keys.at[labels, slot].set(values, mode='drop')
+    written = queue.keys.at[labels, place].set(values, mode='drop')
     return Queue(written, (queue.pointers + counts) % size)

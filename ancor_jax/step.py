@@ -18,7 +18,7 @@ Params = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes; the same on every device."""
+    """Everything that training changes; the same on every device but for the queue, of which each has its slots."""
 
     step: jax.Array  # int32 [], steps done
     params: Params
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
     target_params: Params  # backbone and embedder; empty without a contrast, as is what follows of the target
     target_batch_stats: Params
     opt_state: optax.OptState
-    queue: queue.Queue | None
+    queue: queue.Queue | None  # keys [C, K, D] split over the devices along K
 
 
 class Batch(NamedTuple):
@@ -92,14 +92,14 @@ def train_step(
     """One step on one device's share of the batch.
 
     Args:
-        state: before the step, the same on every device.
+        state: before the step; with `axis_name` this device's slots of the queue, the same of all else.
         batch: this device's samples.
         rng: key of the run, the same on every device; the step number is folded in.
         recipe: static parts.
         axis_name: mesh axis over which the batch is split (under `jax.shard_map` or `jax.pmap`), None on one device.
 
     Returns:
-        The state after the step, the same on every device, and scalar metrics averaged over the whole batch.
+        The state after the step, and scalar metrics averaged over the whole batch.
     """
     model, method = recipe.model, recipe.method
     rng = jax.random.fold_in(rng, state.step)
@@ -143,7 +143,7 @@ def train_step(
     new_queue = state.queue
     if new_queue is not None and keys is not None:
         labels = None if method.contrast == 'single' else _gather(batch.labels, axis_name)
-        new_queue = queue.enqueue(new_queue, keys, labels)
+        new_queue = queue.enqueue(new_queue, keys, labels, axis_name)
     new_state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -299,11 +299,13 @@ def _loss(
         query = outputs.embedding
         key = _local(keys, query.shape[0], axis_name)
         if method.contrast == 'single':
-            contrast = losses.contrast(query, key, negatives.keys[0], recipe.temperature)
+            contrast = losses.contrast(query, key, negatives.keys[0], recipe.temperature, axis_name)
         else:
             weights = _weights_for_contrast(params, query, negatives, method)
             function = losses.class_contrast if method.contrast == 'class' else losses.all_class_contrast
-            contrast = function(query, key, negatives.keys, labels, weights, recipe.temperature, method.metric)
+            contrast = function(
+                query, key, negatives.keys, labels, weights, recipe.temperature, method.metric, axis_name
+            )
         total = total + contrast.loss
         metrics['contrast_loss'] = contrast.loss
         metrics['contrast_accuracy'] = contrast.correct

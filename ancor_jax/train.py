@@ -53,7 +53,7 @@ class Run(NamedTuple):
     dataset: data.Dataset
     devices: jax.sharding.Mesh
     plan: Plan
-    initial_state: Any  # () → TrainState, jitted, on all devices
+    initial_state: Any  # () → TrainState, jitted, in its place on the devices
     abstract_state: Any
     extract: extract.Extractor
 
@@ -79,6 +79,8 @@ def plan(config: Config, num_classes: int, num_images: int, num_devices: int) ->
         groups, synchronised, shuffle = mesh.statistics_groups(
             config.train.batch_norm_groups, num_devices, config.train.batch_size
         )
+        if method.uses_keys:
+            mesh.check_queue(config.contrast.queue_size, num_devices)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     steps_per_epoch = num_images // config.train.batch_size
@@ -163,9 +165,8 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
         rng = jax.random.fold_in(jax.random.key(config.seed), 0)
         return step.create_state(rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype)
 
-    everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
-    abstract = checkpoint.abstract(jax.eval_shape(initial_state), everywhere)
-    born_everywhere = jax.jit(initial_state, out_shardings=jax.tree.map(lambda _: everywhere, abstract))
+    abstract = mesh.abstract_state(devices, laid_out.recipe, jax.eval_shape(initial_state))
+    born_in_place = jax.jit(initial_state, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
     if method.metric == 'angular':
         classified = abstract.params['classifier']['kernel'].shape[0]
         if classified != config.model.embed_dim:
@@ -174,7 +175,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
                 f'model.embed_dim={config.model.embed_dim}; make them equal.'
             )
     extractor = extract.make_extractor(laid_out.recipe.model, config.views, config.eval, devices)
-    return Run(config, directory, dataset, devices, laid_out, born_everywhere, abstract, extractor)
+    return Run(config, directory, dataset, devices, laid_out, born_in_place, abstract, extractor)
 
 
 def train(config: Config, directory: pathlib.Path) -> evaluate.Evaluation:

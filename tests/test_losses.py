@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from ancor_jax import losses
 from tests import golden
@@ -249,6 +251,77 @@ def test_bfloat16_query_and_queue_compute_in_float32():
     np.testing.assert_allclose(half, losses.class_contrastive_loss(q, k, queue, labels, weights), atol=0.05)
 
 
+@pytest.mark.parametrize('size', [losses._PIECE_KEYS + 3, 3 * losses._PIECE_KEYS])
+@pytest.mark.parametrize('loss', [losses.class_contrastive_loss, losses.all_class_contrastive_loss])
+def test_long_queues_are_read_in_pieces(loss, size):
+    """Pieces of equal length and a last shorter one, against the plain formula in float64."""
+    q, k, queue, labels, weights = inputs = random_problem(10, 7, 2, size, 4)
+    value, gradient = value_and_gradient(loss, *inputs)
+    with jax.enable_x64(True):
+        q, k, queue, weights = (jnp.asarray(np.asarray(x), jnp.float64) for x in (q, k, queue, weights))
+        labels = jnp.asarray(np.asarray(labels))
+
+        def plain(query):
+            projected = losses.angular_projection(query, weights[labels])
+            positive = jnp.sum(projected * losses.angular_projection(k, weights[labels]), axis=1)[:, None]
+            negatives = losses.angular_projection(queue, weights[:, None])
+            each = jnp.einsum('nd,ckd->nck', projected, negatives)
+            if loss is losses.class_contrastive_loss:
+                each = each[jnp.arange(len(labels)), labels][:, None]
+            logits = jnp.concatenate([positive, each.reshape(len(labels), -1)], axis=1) / 0.2
+            return -jax.nn.log_softmax(logits)[:, 0].mean()
+
+        expected, expected_gradient = jax.value_and_grad(plain)(q)
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=2e-6 * np.abs(expected_gradient).max() + 1e-8)
+
+
+@pytest.mark.parametrize('num_devices', [1, 2, 4, 8])
+@pytest.mark.parametrize('name', ['class_contrast', 'all_class_contrast', 'contrast'])
+def test_sharded_queue_equals_whole(name, num_devices):
+    """Loss, accuracy and gradient with samples and slots split over devices; some classes have no sample."""
+    q, k, queue, labels, weights = random_problem(11, 48, 5, 24, 16)
+    rest = (k, queue[0]) if name == 'contrast' else (k, queue, labels % 4, weights)
+
+    def all_of(query, *rest, axis_name=None):
+        def total(query):
+            result = getattr(losses, name)(query, *rest, axis_name=axis_name)
+            return result.loss.sum(), result
+
+        gradient, result = jax.grad(total, has_aux=True)(query)
+        return result, gradient
+
+    samples, slots = P('devices'), P('devices') if name == 'contrast' else P(None, 'devices')
+    specs = (samples, samples, slots) if name == 'contrast' else (samples, samples, slots, samples, P())
+    devices = jax.make_mesh(
+        (num_devices,), ('devices',), axis_types=(AxisType.Auto,), devices=jax.devices()[:num_devices]
+    )
+    sharded = jax.shard_map(
+        functools.partial(all_of, axis_name='devices'), mesh=devices, in_specs=specs, out_specs=samples
+    )
+    (loss, correct), gradient = jax.jit(sharded)(q, *rest)
+    (expected_loss, expected_correct), expected_gradient = jax.jit(all_of)(q, *rest)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_array_equal(correct, expected_correct)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=5e-7)
+
+
+def test_sharded_loss_under_plain_gradient_of_the_mean():
+    """A user's own step: shard_map outside, `jax.grad` of the mean over everybody's samples around it."""
+    q, k, queue, labels, weights = random_problem(12, 16, 3, 8, 8)
+    devices = jax.make_mesh((4,), ('devices',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    sharded = jax.shard_map(
+        functools.partial(losses.class_contrastive_loss, axis_name='devices'),
+        mesh=devices,
+        in_specs=(P('devices'), P('devices'), P(None, 'devices'), P('devices'), P()),
+        out_specs=P('devices'),
+    )
+    value, gradient = value_and_gradient(sharded, q, k, queue, labels, weights)
+    expected, expected_gradient = value_and_gradient(losses.class_contrastive_loss, q, k, queue, labels, weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=5e-7)
+
+
 def temporary_bytes(classes, size, n=64, dim=32):
     inputs = random_problem(0, n, classes, size, dim)
     compiled = jax.jit(jax.grad(lambda *a: losses.class_contrastive_loss(*a).mean())).lower(*inputs).compile()
@@ -262,6 +335,11 @@ def test_memory_does_not_grow_with_the_number_of_classes():
     one_class_of_keys = size * dim * 4
     assert many - few < 2 * one_class_of_keys
     assert many < 40 * one_class_of_keys / 4
+
+
+def test_memory_does_not_grow_with_the_length_of_the_queue():
+    short, long = (temporary_bytes(4, pieces * losses._PIECE_KEYS) for pieces in (2, 16))
+    assert long - short < losses._PIECE_KEYS * 4
 
 
 def test_total_is_the_sum_of_its_terms():

@@ -1,13 +1,16 @@
 """The class queues against the reference and against writing keys one by one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
-from ancor_jax import queue
+from ancor_jax import mesh, queue
 from tests import golden
 
 GOLDEN = golden.load('queue')
@@ -71,6 +74,30 @@ def test_equals_writing_one_by_one(data):
     before = queue.Queue(jnp.zeros((num_classes, size, 2)), jnp.asarray(pointers))
     after = jax.jit(queue.enqueue)(before, jnp.asarray(keys), jnp.asarray(labels))
     assert_equal(after, queue.Queue(*one_by_one(before.keys, pointers, keys, labels)))
+
+
+@pytest.mark.parametrize('num_devices', [2, 4, 8])
+@pytest.mark.parametrize('n', [6, 40])
+def test_slots_split_over_devices_equal_one_device(num_devices, n):
+    """Batches of which a class's keys cross the border between devices, wrap around, and overwrite each other."""
+    rng = np.random.default_rng(n)
+    devices = mesh.make_mesh(num_devices)
+    places = queue.Queue(P(None, mesh.AXIS), P())
+    split = jax.jit(
+        jax.shard_map(
+            functools.partial(queue.enqueue, axis_name=mesh.AXIS),
+            mesh=devices,
+            in_specs=(places, P(), P()),
+            out_specs=places,
+        )
+    )
+    together = alone = queue.init(jax.random.key(0), 3, 16, 4)
+    for _ in range(5):
+        keys = rng.normal(size=(n, 4)).astype(np.float32)
+        labels = rng.integers(0, 3, n).astype(np.int32)
+        together, alone = split(together, keys, labels), queue.enqueue(alone, jnp.asarray(keys), jnp.asarray(labels))
+        assert_equal(together, alone)
+    assert together.keys.sharding.shard_shape(together.keys.shape) == (3, 16 // num_devices, 4)
 
 
 def test_init_is_random_unit_vectors():

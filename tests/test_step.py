@@ -180,8 +180,8 @@ def run_steps(recipe, num_devices, mapping='shard_map', steps=3, n=32):
             jax.shard_map(
                 function,
                 mesh=mesh.make_mesh(num_devices),
-                in_specs=(P(), P(mesh.AXIS), P()),
-                out_specs=(P(), P()),
+                in_specs=(mesh.state_specs(recipe), P(mesh.AXIS), P()),
+                out_specs=(mesh.state_specs(recipe), P()),
             )
         )
     history = []
@@ -191,12 +191,24 @@ def run_steps(recipe, num_devices, mapping='shard_map', steps=3, n=32):
             state, metrics = run(state, batch, rng)
         else:
             split = jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch)
-            mapped = jax.pmap(function, axis_name=axis, in_axes=(None, 0, None), devices=jax.devices()[:num_devices])
-            states, metrics = mapped(state, split, rng)
-            # Copied off the devices: every one holds the same state, and the next call takes one.
+            places = step.TrainState(*[None] * 6, queue=queue.Queue(keys=1, pointers=None))
+            mapped = jax.pmap(
+                function,
+                axis_name=axis,
+                in_axes=(places, 0, None),
+                devices=jax.devices()[:num_devices],
+            )
+            slots = state.queue.keys.reshape(NUM_CLASSES, num_devices, -1, EMBED_DIM)
+            states, metrics = mapped(state._replace(queue=state.queue._replace(keys=slots)), split, rng)
+            # Copied off the devices: each holds its slots of the queue and the same of all else.
+            states, metrics = jax.device_get((states, metrics))
+            keys = np.concatenate(states.queue.keys, axis=1)
+            states = states._replace(
+                queue=states.queue._replace(keys=np.broadcast_to(keys, (num_devices, *keys.shape)))
+            )
             for leaf in jax.tree.leaves(states):
                 np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-            state, metrics = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), (states, metrics))
+            state, metrics = jax.tree.map(lambda x: jnp.asarray(x[0]), (states, metrics))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 
@@ -253,13 +265,16 @@ def test_resident_steps_on_eight_devices_equal_one():
         recipe = make_recipe(bn_sync=num_devices > 1, axis_name=mesh.AXIS)
         state = step.create_state(jax.random.key(1), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32)
         run = mesh.map_resident_steps(devices, recipe, views)
+        places = mesh.abstract_state(devices, recipe, jax.eval_shape(lambda state=state: state))
+        state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, places))
         state, metrics = run(
-            mesh.replicate(state, devices),
+            state,
             mesh.replicate(samples, devices),
             mesh.shard(indices, devices, dim=1),
             mesh.replicate(jax.random.key(2), devices),
         )
         assert state.step == 6
+        assert {piece.data.shape[1] for piece in state.queue.keys.addressable_shards} == {QUEUE_SIZE // num_devices}
         np.testing.assert_array_equal(metrics['step'], np.arange(6))
         curves.append(np.asarray(metrics['loss']))
     np.testing.assert_allclose(curves[1], curves[0], atol=1e-4)
@@ -293,6 +308,13 @@ def test_default_number_of_devices_divides_the_groups():
     assert mesh.make_mesh(0, groups=4).size == 4
     assert mesh.make_mesh(0, groups=6).size == 6
     assert mesh.make_mesh(0, groups=1).size == 8
+
+
+@pytest.mark.parametrize(('size', 'devices', 'choices'), [(100, 8, '96 or 104'), (3, 4, 'choose 4,')])
+def test_queue_that_does_not_divide(size, devices, choices):
+    mesh.check_queue(devices * 3, devices)
+    with pytest.raises(ValueError, match=f'contrast.queue_size={size} .* {devices} devices.*{choices}'):
+        mesh.check_queue(size, devices)
 
 
 def test_more_devices_than_there_are():
