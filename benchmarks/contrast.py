@@ -1,0 +1,268 @@
+"""The class contrast, forward and backward, beside the reference's formula in JAX and in PyTorch, in one run.
+
+    python -m benchmarks.contrast                                                C = 17, 20, 30 and K = 4,096 to 65,536
+    python -m benchmarks.contrast --classes 17 --sizes 4096 --rounds 30          one size
+    python -m benchmarks.contrast --out benchmarks/contrast.md                   also writes it
+
+The reference's formula projects the whole queue around its class weights in every step, multiplies every query with the
+keys of every class and masks out all but the query's own (`guybuk/ANCOR`). All sides get the same float32 arrays on one
+device, with random class mixes as real batches have them, and give the mean loss and its gradient by the queries.
+
+Time is the median over rounds in which the sides take turns. Memory is what each needs beyond its inputs: XLA's own
+account of temporary buffers; for PyTorch on a GPU the allocator's peak, on CPU the growth of the process's peak
+resident set in a fresh process. Where PyTorch is not installed its column says so.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ancor_jax import losses
+
+TEMPERATURE = 0.2
+MIB = 2**20
+
+
+class Problem(NamedTuple):
+    """Arrays on the host, as the loss functions take them."""
+
+    query: np.ndarray
+    key: np.ndarray
+    queue: np.ndarray
+    labels: np.ndarray
+    class_weights: np.ndarray
+
+
+class Side(NamedTuple):
+    """One implementation: a call does forward and backward and waits for it."""
+
+    call: Callable[[], Any]
+    result: Callable[[Any], tuple[float, np.ndarray]]  # loss, gradient [N, D]
+    extra_bytes: int
+
+
+def problem(seed: int, n: int, classes: int, size: int, dim: int) -> Problem:
+    rng = np.random.default_rng(seed)
+    normal = functools.partial(rng.standard_normal, dtype=np.float32)
+    labels = rng.integers(0, classes, n).astype(np.int32)
+    return Problem(normal((n, dim)), normal((n, dim)), normal((classes, size, dim)), labels, normal((classes, dim)))
+
+
+def formula(
+    query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, class_weights: jax.Array
+) -> jax.Array:
+    """The reference's masked product over all classes, in JAX. [N] losses."""
+    weight = class_weights[labels]
+    query, key = (losses.angular_projection(x, weight) for x in (query, key))
+    queue = losses.angular_projection(queue, class_weights[:, None])
+    every = jnp.einsum('nd,ckd->cnk', query, queue, precision='highest')
+    own = jax.nn.one_hot(labels, queue.shape[0], axis=0)[:, :, None]
+    logits = jnp.concatenate([jnp.sum(query * key, axis=1, keepdims=True), jnp.sum(every * own, axis=0)], axis=1)
+    return -jax.nn.log_softmax(logits / TEMPERATURE)[:, 0]
+
+
+def jax_side(loss: Callable[..., jax.Array], arrays: Problem, queue_dtype: Any = jnp.float32) -> Side:
+    inputs = [jnp.asarray(x) for x in arrays]
+    inputs[2] = inputs[2].astype(queue_dtype)
+    compiled = jax.jit(jax.value_and_grad(lambda *a: loss(*a).mean())).lower(*inputs).compile()
+    return Side(
+        call=lambda: jax.block_until_ready(compiled(*inputs)),
+        result=lambda out: (float(out[0]), np.asarray(out[1])),
+        extra_bytes=compiled.memory_analysis().temp_size_in_bytes,
+    )
+
+
+def torch_call(arrays: Problem) -> tuple[Callable[[], Any], Any]:
+    """The reference's formula in PyTorch, on the GPU where it sees one: (call, torch)."""
+    import torch
+    from torch.nn import functional
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    query, key, queue, labels, class_weights = (torch.from_numpy(x).to(device) for x in arrays)
+    labels = labels.long()
+    query.requires_grad_()
+
+    def angular(x: Any, weight: Any) -> Any:
+        return functional.normalize(functional.normalize(x, dim=-1) - functional.normalize(weight, dim=-1), dim=-1)
+
+    def call() -> Any:
+        query.grad = None
+        weight = class_weights[labels]
+        q, k = angular(query, weight), angular(key, weight)
+        with torch.no_grad():
+            keys = angular(queue, class_weights[:, None])
+        every = torch.einsum('nd,ckd->cnk', q, keys)
+        own = functional.one_hot(labels, len(keys)).T[:, :, None].to(every.dtype)
+        logits = torch.cat([(q * k).sum(1, keepdim=True), (every * own).sum(0)], dim=1) / TEMPERATURE
+        loss = functional.cross_entropy(logits, torch.zeros_like(labels))
+        loss.backward()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        return loss, query.grad
+
+    return call, torch
+
+
+def torch_side(arrays: Problem) -> Side | None:
+    """None where PyTorch is not installed."""
+    if importlib.util.find_spec('torch') is None:
+        return None
+    call, torch = torch_call(arrays)
+    if torch.cuda.is_available():
+        call()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        extra = torch.cuda.max_memory_allocated() - before
+    else:
+        with multiprocessing.get_context('spawn').Pool(1) as pool:
+            extra = pool.apply(torch_growth, (arrays,))
+    return Side(call, lambda out: (float(out[0].detach()), out[1].cpu().numpy()), extra)
+
+
+def torch_growth(arrays: Problem) -> int:
+    """Bytes by which the resident set of this fresh process rises in a call; one on a small problem loads the code."""
+    torch_call(problem(0, 4, 2, 8, 4))[0]()
+    call, _ = torch_call(arrays)
+    before, most, done = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return max(most - before, 0)
+
+
+def _resident() -> int:
+    return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
+
+
+def measure(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    """Median seconds of each side, taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side.call()
+            if number:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
+    """The row of the table for one size."""
+    arrays = problem(0, n, classes, size, dim)
+    contrast = functools.partial(losses.class_contrastive_loss, temperature=TEMPERATURE)
+    sides = {
+        'ours': jax_side(contrast, arrays),
+        'bfloat16': jax_side(contrast, arrays, jnp.bfloat16),
+        'jax': jax_side(formula, arrays),
+    }
+    if (peer := torch_side(arrays)) is not None:
+        sides['torch'] = peer
+    expected_loss, expected_gradient = sides['jax'].result(sides['jax'].call())
+    errors = {}
+    for name, side in sides.items():
+        loss, gradient = side.result(side.call())
+        scale = np.abs(expected_gradient).max()
+        errors[name] = abs(loss - expected_loss) / expected_loss, np.abs(gradient - expected_gradient).max() / scale
+        if name != 'bfloat16':
+            assert max(errors[name]) < 1e-3, (name, errors[name])
+    seconds = measure(sides, rounds)
+    queue_bytes = arrays.queue.nbytes
+    cells = [f'{classes}', f'{size:,}', f'{queue_bytes / MIB:,.0f}']
+    for name in ('ours', 'bfloat16', 'jax', 'torch'):
+        if name not in sides:
+            cells += ['not installed', '', '']
+            continue
+        cells += [f'{seconds[name] * 1e3:,.1f}', f'{sides[name].extra_bytes / MIB:,.1f}']
+        if name in ('jax', 'torch'):
+            cells.append(f'{seconds[name] / seconds["ours"]:.1f}×')
+    cells += [f'{error:.0e}' for error in (*errors['ours'], *errors['bfloat16'])]
+    row = '| ' + ' | '.join(cells) + ' |'
+    print(row, flush=True)
+    return [row]
+
+
+HEADER = (
+    '| C | K | queue MiB | ours ms | ours MiB | bfloat16 queue ms | MiB | formula in JAX ms | MiB | to ours '
+    '| formula in PyTorch ms | MiB | to ours | ours: loss error | gradient error | bfloat16: loss error '
+    '| gradient error |'
+)
+
+
+def where() -> str:
+    """Date, machine and versions."""
+    device = jax.devices()[0]
+    versions = f'Python {platform.python_version()}, jax {jax.__version__}'
+    if importlib.util.find_spec('torch') is not None:
+        import torch
+
+        versions += f', torch {torch.__version__}, {torch.get_num_threads()} threads'
+    return f'{datetime.date.today()}; {device.device_kind} ({device.platform}), {os.cpu_count()} cores; {versions}.'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--classes', type=int, nargs='+', default=[17, 20, 30])
+    parser.add_argument('--sizes', type=int, nargs='+', default=[4096, 16384, 65536])
+    parser.add_argument('--samples', type=int, default=256)
+    parser.add_argument('--dim', type=int, default=128)
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--out', type=pathlib.Path)
+    args = parser.parse_args()
+    intro = f'Forward and backward at N = {args.samples}, D = {args.dim}; medians of {args.rounds} rounds.'
+    columns = HEADER.count('|') - 1
+    print(where(), intro, HEADER, '|' + '---|' * columns, sep='\n', flush=True)
+    rows = []
+    for classes in args.classes:
+        for size in args.sizes:
+            rows += case(classes, size, args.samples, args.dim, args.rounds)
+    notes = (
+        'MiB: beyond the inputs. Errors are relative to the formula in JAX (loss; largest entry of the gradient). Of\n'
+        'a bfloat16 queue they are those of the stored keys, rounded to 8 bits: all computation stays in float32.'
+    )
+    text = '\n'.join(
+        [
+            '# Class contrast',
+            '',
+            '    python -m benchmarks.contrast --out benchmarks/contrast.md',
+            '',
+            where(),
+            intro,
+            '',
+            HEADER,
+            '|' + '---|' * columns,
+            *rows,
+            '',
+            notes,
+            '',
+        ]
+    )
+    if args.out:
+        args.out.write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
