@@ -427,7 +427,10 @@ def _fold(
         label, begin = first_class + index // pieces, index % pieces * length
         # The last piece may be shorter; it is read from further left, and what it has in common is left out.
         start = jnp.minimum(begin, size - length)
-        keys = jax.lax.dynamic_slice(queue, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(rows.dtype)
+        stored = queue
+        if queue.dtype != rows.dtype:  # else XLA on CPU makes a float32 copy of the whole queue for every block
+            stored, start = jax.lax.optimization_barrier((queue, start))
+        keys = jax.lax.dynamic_slice(stored, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(rows.dtype)
         keys = _project(keys, class_weights[label][None], metric)
         # Full float32: with T = 0.2 a tensor core's 10-bit mantissa would cost the logits 5e-3.
         logits = jnp.dot(rows, keys.T, precision='highest')

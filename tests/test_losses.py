@@ -322,8 +322,9 @@ def test_sharded_loss_under_plain_gradient_of_the_mean():
     np.testing.assert_allclose(gradient, expected_gradient, atol=5e-7)
 
 
-def temporary_bytes(classes, size, n=64, dim=32):
-    inputs = random_problem(0, n, classes, size, dim)
+def temporary_bytes(classes, size, n=64, dim=32, queue_dtype=jnp.float32):
+    inputs = list(random_problem(0, n, classes, size, dim))
+    inputs[2] = inputs[2].astype(queue_dtype)
     compiled = jax.jit(jax.grad(lambda *a: losses.class_contrastive_loss(*a).mean())).lower(*inputs).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
@@ -337,8 +338,9 @@ def test_memory_does_not_grow_with_the_number_of_classes():
     assert many < 40 * one_class_of_keys / 4
 
 
-def test_memory_does_not_grow_with_the_length_of_the_queue():
-    short, long = (temporary_bytes(4, pieces * losses._PIECE_KEYS) for pieces in (2, 16))
+@pytest.mark.parametrize('queue_dtype', [jnp.float32, jnp.bfloat16])
+def test_memory_does_not_grow_with_the_length_of_the_queue(queue_dtype):
+    short, long = (temporary_bytes(4, pieces * losses._PIECE_KEYS, queue_dtype=queue_dtype) for pieces in (2, 16))
     assert long - short < losses._PIECE_KEYS * 4
 
 
