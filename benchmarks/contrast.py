@@ -14,16 +14,10 @@ resident set in a fresh process. Where PyTorch is not installed its column says 
 """
 
 import argparse
-import datetime
 import functools
-import importlib.util
 import multiprocessing
-import os
 import pathlib
-import platform
-import resource
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ancor_jax import losses
+from benchmarks import machine
 
 TEMPERATURE = 0.2
-MIB = 2**20
 
 
 class Problem(NamedTuple):
@@ -120,7 +114,7 @@ def torch_call(arrays: Problem) -> tuple[Callable[[], Any], Any]:
 
 def torch_side(arrays: Problem) -> Side | None:
     """None where PyTorch is not installed."""
-    if importlib.util.find_spec('torch') is None:
+    if not machine.has_torch():
         return None
     call, torch = torch_call(arrays)
     if torch.cuda.is_available():
@@ -139,23 +133,7 @@ def torch_growth(arrays: Problem) -> int:
     """Bytes by which the resident set of this fresh process rises in a call; one on a small problem loads the code."""
     torch_call(problem(0, 4, 2, 8, 4))[0]()
     call, _ = torch_call(arrays)
-    before, most, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.001):
-            most = max(most, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    call()
-    done.set()
-    watcher.join()
-    return max(most - before, 0)
-
-
-def _resident() -> int:
-    return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
+    return machine.growth(call)
 
 
 def measure(sides: dict[str, Side], rounds: int) -> dict[str, float]:
@@ -191,12 +169,12 @@ def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
             assert max(errors[name]) < 1e-3, (name, errors[name])
     seconds = measure(sides, rounds)
     queue_bytes = arrays.queue.nbytes
-    cells = [f'{classes}', f'{size:,}', f'{queue_bytes / MIB:,.0f}']
+    cells = [f'{classes}', f'{size:,}', f'{queue_bytes / machine.MIB:,.0f}']
     for name in ('ours', 'bfloat16', 'jax', 'torch'):
         if name not in sides:
             cells += ['not installed', '', '']
             continue
-        cells += [f'{seconds[name] * 1e3:,.1f}', f'{sides[name].extra_bytes / MIB:,.1f}']
+        cells += [f'{seconds[name] * 1e3:,.1f}', f'{sides[name].extra_bytes / machine.MIB:,.1f}']
         if name in ('jax', 'torch'):
             cells.append(f'{seconds[name] / seconds["ours"]:.1f}×')
     cells += [f'{error:.0e}' for error in (*errors['ours'], *errors['bfloat16'])]
@@ -212,17 +190,6 @@ HEADER = (
 )
 
 
-def where() -> str:
-    """Date, machine and versions."""
-    device = jax.devices()[0]
-    versions = f'Python {platform.python_version()}, jax {jax.__version__}'
-    if importlib.util.find_spec('torch') is not None:
-        import torch
-
-        versions += f', torch {torch.__version__}, {torch.get_num_threads()} threads'
-    return f'{datetime.date.today()}; {device.device_kind} ({device.platform}), {os.cpu_count()} cores; {versions}.'
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--classes', type=int, nargs='+', default=[17, 20, 30])
@@ -234,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     intro = f'Forward and backward at N = {args.samples}, D = {args.dim}; medians of {args.rounds} rounds.'
     columns = HEADER.count('|') - 1
-    print(where(), intro, HEADER, '|' + '---|' * columns, sep='\n', flush=True)
+    print(machine.where(), intro, HEADER, '|' + '---|' * columns, sep='\n', flush=True)
     rows = []
     for classes in args.classes:
         for size in args.sizes:
@@ -249,7 +216,7 @@ def main() -> None:
             '',
             '    python -m benchmarks.contrast --out benchmarks/contrast.md',
             '',
-            where(),
+            machine.where(),
             intro,
             '',
             HEADER,

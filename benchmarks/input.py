@@ -44,6 +44,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from benchmarks import machine
+
 if TYPE_CHECKING:
     from ancor_jax.data.dataset import Split
 
@@ -365,7 +367,7 @@ def _report(
     )
     device = results['ours', arguments.cores[0]][0]['device']
     lines = [
-        f'{datetime.date.today()}; {_processor()}, {os.cpu_count()} cores; device {device};',
+        f'{datetime.date.today()}; {machine.processor()}, {os.cpu_count()} cores; device {device};',
         f'Python {platform.python_version()}, {versions}.',
         f'{len(paths)} files, on average {width}x{height} pixels and {kilobytes:.0f} KiB; batches of '
         f'{arguments.batch_size}; medians (lowest to highest) of {arguments.repeats} repeats of {arguments.seconds:g} '
@@ -402,15 +404,6 @@ def _report(
                 f'{both / median("pillow", 1, "rate"):.2f} times Pillow.'
             )
     return '\n'.join(lines)
-
-
-def _processor() -> str:
-    try:
-        text = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(':')[2].strip() for line in text.splitlines() if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 def main() -> None:

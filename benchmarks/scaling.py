@@ -16,10 +16,7 @@ Virtual devices share the same cores: their time says what splitting costs, not 
 """
 
 import argparse
-import datetime
-import os
 import pathlib
-import platform
 import re
 import statistics
 import time
@@ -29,9 +26,9 @@ import jax
 import numpy as np
 
 from ancor_jax import mesh, step, train
+from benchmarks import machine
 from configs import cifar100_coarse
 
-MIB = 2**20
 _ITEM_BYTES = {'f32': 4, 'bf16': 2, 's32': 4, 'u32': 4, 'u8': 1, 's8': 1, 'pred': 1, 'f16': 2, 'f64': 8, 's64': 8}
 _COLLECTIVE = re.compile(r'= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(')
 _SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
@@ -105,11 +102,11 @@ def measure(devices: int, width: float, batch: int, queue_size: int, rounds: int
         f'{devices}',
         f'{batch / median:,.0f}',
         f'{median * 1e3:,.0f}',
-        f'{sum(here) / MIB:,.1f}',
-        f'{compiled.memory_analysis().temp_size_in_bytes / MIB:,.0f}',
-        *(f'{received.get(kind, 0) / MIB:,.2f}' for kind in ('all-reduce', 'all-gather', 'reduce-scatter')),
-        f'{sum(received.values()) / MIB:,.2f}',
-        f'{least / MIB:,.2f}',
+        f'{sum(here) / machine.MIB:,.1f}',
+        f'{compiled.memory_analysis().temp_size_in_bytes / machine.MIB:,.0f}',
+        *(f'{received.get(kind, 0) / machine.MIB:,.2f}' for kind in ('all-reduce', 'all-gather', 'reduce-scatter')),
+        f'{sum(received.values()) / machine.MIB:,.2f}',
+        f'{least / machine.MIB:,.2f}',
     ]
 
 
@@ -138,14 +135,12 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update('jax_num_cpu_devices', max(args.devices))  # no effect where there are real accelerators
     there = len(jax.devices())
-    device = jax.devices()[0]
     lines = [
         '# One step on several devices',
         '',
         '    python -m benchmarks.scaling --out benchmarks/scaling.md',
         '',
-        f'{datetime.date.today()}; {device.device_kind} ({device.platform}), {os.cpu_count()} cores; '
-        f'Python {platform.python_version()}, jax {jax.__version__}.',
+        machine.where(),
         f'ANCOR, ResNet-12 of width {args.width:g} at 32 × 32, global batch {args.batch}, 20 × {args.queue:,} keys of '
         f'128 numbers,\nsynchronised batch norm; medians of {args.rounds} steps.',
         '',

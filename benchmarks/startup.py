@@ -9,17 +9,14 @@ goes to main.py. A run is ended after its first step, and its work directory and
 """
 
 import argparse
-import datetime
-import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-import jax
+from benchmarks import machine
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMPORTS = {
@@ -70,7 +67,6 @@ def measure(arguments: list[str], repeats: int) -> dict[str, list[float]]:
     for _ in range(repeats):
         for name, code in IMPORTS.items():
             note(name, seconds_of([sys.executable, '-c', code]))
-        note('main.py --help', seconds_of([sys.executable, 'main.py', '--helpshort']))
         with tempfile.TemporaryDirectory() as cache:
             note('first step, empty cache', seconds_to_first_step(arguments, cache))
             note('first step, full cache', seconds_to_first_step(arguments, cache))
@@ -84,14 +80,12 @@ def main() -> None:
     parser.add_argument('--out', type=pathlib.Path)
     args, rest = parser.parse_known_args()
     times = measure([f'--config={args.config}', *rest], args.repeats)
-    device = jax.devices()[0]
     lines = [
         '# Start-up',
         '',
         '    python -m benchmarks.startup --out benchmarks/startup.md',
         '',
-        f'{datetime.date.today()}; {device.device_kind} ({device.platform}), {os.cpu_count()} cores; '
-        f'Python {platform.python_version()}, jax {jax.__version__}; {args.config}.',
+        f'{machine.where()} {args.config}.',
         '',
         f'| a fresh process | seconds, median of {args.repeats} (lowest to highest) |',
         '|---|---|',

@@ -1,0 +1,64 @@
+"""What the benchmarks share: where they run, and how much memory a call takes."""
+
+import datetime
+import importlib.util
+import os
+import pathlib
+import platform
+import resource
+import threading
+from collections.abc import Callable
+from typing import Any
+
+MIB = 2**20
+
+
+def has_torch() -> bool:
+    return importlib.util.find_spec('torch') is not None
+
+
+def where() -> str:
+    """Date, machine and versions, a line."""
+    import jax
+
+    device = jax.devices()[0]
+    name = processor() if device.platform == 'cpu' else f'{jax.device_count()} × {device.device_kind}'
+    versions = f'Python {platform.python_version()}, jax {jax.__version__}'
+    if has_torch():
+        import torch
+
+        versions += f', torch {torch.__version__}, {torch.get_num_threads()} threads'
+    return f'{datetime.date.today()}; {name}, {os.cpu_count()} cores; {versions}.'
+
+
+def processor() -> str:
+    """The CPU's name where Linux tells it."""
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def growth(call: Callable[[], Any]) -> int:
+    """Bytes by which this process's resident set rises during a call, at most; Linux."""
+    before, most, done = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return max(most - before, 0)
+
+
+def _resident() -> int:
+    return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
