@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ancor_jax import augment, fewshot, mesh, models
+from ancor_jax import augment, compiler, fewshot, mesh, models
 from ancor_jax.config import ConfigError, Eval, Views
 from ancor_jax.data import pipeline
 from ancor_jax.data.dataset import Split
@@ -49,27 +49,29 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
         devices: that share the images; the variables are on each of them.
     """
     everywhere = None if devices is None else NamedSharding(devices, PartitionSpec())
+    platform = jax.default_backend() if devices is None else devices.devices.flat[0].platform
+    jitted = functools.partial(jax.jit, out_shardings=everywhere, compiler_options=compiler.options(platform))
 
     def describe(variables: Any, pixels: jax.Array) -> Descriptions:
         outputs: Any = model.apply(variables, pixels, train=False)
         chosen = outputs.embedding if settings.features == 'embedding' else outputs.features
         return Descriptions(fewshot.normalize(chosen), outputs.embedding, outputs.class_logits)
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @jitted
     def plain(variables: Any, images: jax.Array) -> Descriptions:
         mean, std = colours.mean, colours.std
         return describe(
             variables, augment.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop)
         )
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @jitted
     def varied(variables: Any, images: jax.Array, variants: jax.Array) -> Descriptions:
         resized = augment.resize_short(images, settings.resize) if settings.resize else images
         size = settings.crop or min(resized.shape[1:3])
         pixels = augment.apply_variant(resized, variants, size, settings.support_padding)
         return describe(variables, augment.normalize(pixels, colours.mean, colours.std))
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @jitted
     def finished(variables: Any, images: jax.Array) -> Descriptions:
         return describe(variables, augment.normalize(images, colours.mean, colours.std))
 

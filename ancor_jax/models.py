@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ancor_jax.pooling import max_pool
+
 HEADS = ('seq', 'fork', 'cls', 'none')
 
 # Block class is a bottleneck or not; blocks in each of the four stages.
@@ -135,7 +137,7 @@ def drop_block_mask(starts: jax.Array, block_size: int) -> jax.Array:
     """
     margin = block_size - 1
     padded = jnp.pad(starts.astype(jnp.float32), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    return nn.max_pool(padded, (block_size, block_size)) == 0
+    return max_pool(padded, block_size, 1) == 0
 
 
 class Drop(nn.Module):
@@ -230,7 +232,7 @@ class ResNet12Block(nn.Module):
             y = activate(y) if number < 3 else y
         shortcut = conv(self.features, (1, 1), name='shortcut_conv')(x)
         y = activate(y + norm(name='shortcut_bn')(shortcut, train=train))
-        return self.drop(nn.max_pool(y, (2, 2), (2, 2)), train=train, step=step)
+        return self.drop(max_pool(y, 2, 2), train=train, step=step)
 
 
 class ResNet12(nn.Module):
@@ -320,7 +322,7 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         x = parts.conv(_scaled(64, self.width), (7, 7), (2, 2), padding=3, name='conv1')(x)
         x = nn.relu(parts.norm(name='bn1')(x, train=train))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         for stage, depth in enumerate(self.depths, start=1):
             features = _scaled(64 * 2 ** (stage - 1), self.width)
             for block in range(depth):

@@ -12,9 +12,9 @@ the device does for the host's uint8 crops.
 
 Time is the median over rounds in which the sides take turns. An image is one sample, which is a pair of views. The
 model's FLOPs are those of the networks' products, forward and backward, of the query and forward of the key; the peak
-is what a large matrix product of the same precision reaches in the same run, and in brackets the chip's data sheet's.
-Memory is parameters, optimiser, queue, inputs and temporary values together: XLA's own account; PyTorch's allocator on
-a GPU, on CPU the growth of a fresh process.
+is what a large matrix product of the same precision reaches in the same run (of XLA's and PyTorch's the better), and in
+brackets the chip's by its data sheet. Memory is parameters, optimiser, queue, inputs and temporary values together:
+XLA's own account; PyTorch's allocator on a GPU, on CPU the growth of a fresh process.
 """
 
 import argparse
@@ -28,11 +28,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ancor_jax import mesh, step, train
+from ancor_jax import compiler, mesh, step, train
 from ancor_jax.config import Config
 from benchmarks import machine
 from configs import cifar100_coarse, imagenet_coarse
@@ -135,7 +136,8 @@ def map_step(on: jax.sharding.Mesh, recipe: step.Recipe) -> Any:
     specs = mesh.state_specs(recipe)
     per_device = functools.partial(step.train_step, recipe=recipe, axis_name=mesh.AXIS)
     mapped = jax.shard_map(per_device, mesh=on, in_specs=(specs, split, everywhere), out_specs=(specs, everywhere))
-    return jax.jit(mapped, donate_argnums=0)
+    options = compiler.options(jax.default_backend())
+    return jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
 
 def torch_trainer(given: Problem, compiled: bool) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -234,22 +236,38 @@ def products(jaxpr: Any) -> float:
         elif equation.primitive.name == 'dot_general':
             (contracted, _), _ = equation.params['dimension_numbers']
             total += 2 * out.size * np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             total += products(inner)
     return float(total)
 
 
 def reached_peak(dtype: str, rounds: int = 5) -> float:
-    """FLOP/s of a large product of matrices."""
-    side = 2048 if jax.default_backend() == 'cpu' else 16384
+    """FLOP/s of a large product of matrices, by XLA or by PyTorch, whichever is faster."""
+    cpu = jax.default_backend() == 'cpu'
+    side = 2048 if cpu else 16384
     matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
+    products: list[Callable[[], Any]] = []
+    compiled = jax.jit(jnp.matmul)
+    products.append(lambda: jax.block_until_ready(compiled(matrix, matrix)))
+    if machine.has_torch():
+        import torch
+
+        torch.set_float32_matmul_precision('high')
+        other = torch.randn(side, side, dtype=getattr(torch, dtype), device='cpu' if cpu else 'cuda')
+
+        def product() -> None:
+            torch.matmul(other, other)
+            if not cpu:
+                torch.cuda.synchronize()
+
+        products.append(product)
     best = float('inf')
-    for _ in range(rounds):
-        start = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        best = min(best, time.perf_counter() - start)
+    for product_of in products:
+        product_of()
+        for _ in range(rounds):
+            start = time.perf_counter()
+            product_of()
+            best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 
 
