@@ -8,7 +8,7 @@ ANCOR as `cifar100_coarse` and `imagenet_coarse:living17` configure it, on made-
 pass, target network, key pass, both losses, backward pass, SGD, enqueue. PyTorch's step (benchmarks/torch_step.py) is
 measured eagerly and with torch.compile on the networks; it starts from the same parameters, and without dropout the
 losses of its first three steps must be ours. One batch-norm group. 'From crops' is our step with the augmentation that
-the device does for the host's uint8 crops.
+the device does for the host's uint8 crops; 'XLA's defaults' leaves out the options of ancor_jax/compiler.py.
 
 Time is the median over rounds in which the sides take turns. An image is one sample, which is a pair of views. The
 model's FLOPs are those of the networks' products, forward and backward, of the query and forward of the key; the peak
@@ -102,8 +102,8 @@ def plan(given: Problem, constant_rate: bool = False) -> train.Plan:
     return laid_out
 
 
-def jax_side(given: Problem, *, crops: bool = False) -> Side:
-    """Our step on ready views, or with the device's part of the augmentation on uint8 crops."""
+def jax_side(given: Problem, *, crops: bool = False, defaults: bool = False) -> Side:
+    """Our step on ready views, or with the device's part of the augmentation on uint8 crops; by XLA's defaults."""
     laid_out = plan(given)
     on = mesh.make_mesh(1)
     if crops:
@@ -111,7 +111,7 @@ def jax_side(given: Problem, *, crops: bool = False) -> Side:
         views = [np.clip(view * 64 + 128, 0, 255).astype(np.uint8) for view in (given.query, given.key)]
         inputs = [mesh.shard(array, on) for array in (*views, given.labels)]
     else:
-        mapped = map_step(on, laid_out.recipe)
+        mapped = map_step(on, laid_out.recipe, {} if defaults else compiler.options(jax.default_backend()))
         inputs = [step.Batch(*(mesh.shard(array, on) for array in (given.query, given.key, given.labels)))]
     state = mesh.replicate(initial_state(given, laid_out), on)
     rng = mesh.replicate(jax.random.key(1), on)
@@ -130,13 +130,12 @@ def jax_side(given: Problem, *, crops: bool = False) -> Side:
     return Side(one, lambda: jax.block_until_ready((state, latest)), total)
 
 
-def map_step(on: jax.sharding.Mesh, recipe: step.Recipe) -> Any:
+def map_step(on: jax.sharding.Mesh, recipe: step.Recipe, options: dict[str, str]) -> Any:
     """`step.train_step` over a mesh: (state, batch, rng) → (state, metrics)."""
     everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(mesh.AXIS)
     specs = mesh.state_specs(recipe)
     per_device = functools.partial(step.train_step, recipe=recipe, axis_name=mesh.AXIS)
     mapped = jax.shard_map(per_device, mesh=on, in_specs=(specs, split, everywhere), out_specs=(specs, everywhere))
-    options = compiler.options(jax.default_backend())
     return jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
 
@@ -307,6 +306,8 @@ def cases(model: str, dtype: str, batch: int, queue_size: int, rounds: int, step
     """The rows of the table for one model."""
     given = problem(model, batch, queue_size, dtype)
     sides = {'ours': jax_side(given), 'ours, from crops': jax_side(given, crops=True)}
+    if compiler.options(jax.default_backend()):
+        sides["ours, XLA's defaults"] = jax_side(given, defaults=True)
     absent = {}
     if machine.has_torch():
         for name, compiled in (('PyTorch', False), ('PyTorch, torch.compile', True)):
