@@ -4,8 +4,8 @@ import ast
 import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'ancor_jax'
-PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods', 'probes'}
-STEP = {'step', 'mesh', 'processes'}
+PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods', 'pooling', 'probes'}
+STEP = {'compiler', 'step', 'mesh', 'processes'}
 WORLD = {'data', 'checkpoint', 'metrics', 'config', 'runs'}
 TOP = {
     'check_data',
@@ -23,6 +23,7 @@ TOP = {
 }
 ALLOWED = {
     **dict.fromkeys(PURE, frozenset()),
+    'models': frozenset({'pooling'}),
     **dict.fromkeys(STEP, PURE | STEP),
     **dict.fromkeys(WORLD, PURE | WORLD),
     **dict.fromkeys(TOP, PURE | STEP | WORLD | TOP),
