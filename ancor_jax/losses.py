@@ -10,24 +10,31 @@ Sources: Bukchin et al., "Fine-grained Angular Contrastive Learning with Coarse 
 and its code `guybuk/ANCOR`, whose loss names are given in the docstrings.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-METRICS = ('angular', 'norm')
+from ancor_jax import negatives
+from ancor_jax.projection import METRICS, angular_projection, l2_normalize, project
 
-# Below this norm an embedding has no direction: it is treated as zero, with zero gradient.
-_ZERO_NORM = 1e-12
-# ‖x̂ − ŵ‖ below which the direction of the difference is float32 rounding noise (1 − cos < 5e-9). There the projection
-# shrinks linearly to zero, which bounds its gradient by 1e4 where the exact formula's is unbounded.
-_MIN_DIFFERENCE = 1e-4
-# Rows of one block of samples that share a class and so one pass over that class's keys (measured on CPU: 8–32 alike).
-_BLOCK_ROWS = 16
-# Keys of a class that are projected at a time (measured on CPU: 2,048–8,192 alike; a whole queue of 65,536 is 1.8 times
-# slower, since it leaves the caches).
-_PIECE_KEYS = 4096
+__all__ = [
+    'METRICS',
+    'AncorLoss',
+    'Contrast',
+    'all_class_contrast',
+    'all_class_contrastive_loss',
+    'ancor_loss',
+    'angular_projection',
+    'class_contrast',
+    'class_contrastive_logits',
+    'class_contrastive_loss',
+    'contrast',
+    'contrastive_loss',
+    'cross_entropy',
+    'l2_normalize',
+    'negative_cosine_loss',
+]
 
 
 class Contrast(NamedTuple):
@@ -43,41 +50,6 @@ class AncorLoss(NamedTuple):
     total: jax.Array
     classification: jax.Array
     contrast: Contrast
-
-
-def l2_normalize(x: jax.Array) -> jax.Array:
-    """x / ‖x‖ over the last axis; a zero row stays zero and gets zero gradient.
-
-    Args:
-        x: [..., D].
-
-    Returns:
-        [..., D] unit vectors, in x's dtype.
-    """
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    has_direction = squared > _ZERO_NORM**2
-    # Double `where`: the branch not taken must not send NaN through the gradient.
-    return jnp.where(has_direction, x * jax.lax.rsqrt(jnp.where(has_direction, squared, 1.0)), 0.0)
-
-
-def angular_projection(x: jax.Array, class_weight: jax.Array) -> jax.Array:
-    """∠(x; w) = (x̂ − ŵ) / ‖x̂ − ŵ‖: the direction from the class weight to the embedding on the unit sphere.
-
-    Paper section 3.2, equation 3. The difference is taken first and then normalised: the algebraic form with
-    2 − 2 x̂·ŵ cancels near the weight. Where x̂ meets ŵ (closer than 1e-4) the result shrinks linearly to zero, so value
-    and gradient stay finite. `class_weight` is a constant: no gradient reaches it.
-
-    Args:
-        x: [..., D] embeddings, un-normalised.
-        class_weight: [..., D], or a shape that broadcasts to x's, the weight row of each embedding's coarse class.
-
-    Returns:
-        [..., D] unit vectors, in x's dtype.
-    """
-    anchor = l2_normalize(jax.lax.stop_gradient(class_weight).astype(x.dtype))
-    difference = l2_normalize(x) - jnp.broadcast_to(anchor, x.shape)
-    squared = jnp.sum(difference * difference, axis=-1, keepdims=True)
-    return difference * jax.lax.rsqrt(jnp.maximum(squared, _MIN_DIFFERENCE**2))
 
 
 def class_contrastive_loss(
@@ -122,15 +94,19 @@ def class_contrast(
     temperature: float = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
+    schedule: negatives.Schedule | None = None,
 ) -> Contrast:
     """`class_contrastive_loss` with the contrast accuracy beside it.
 
-    Samples are grouped by class into blocks of 16 rows; a block reads its own class's keys in pieces of 4,096 and
-    projects a piece at a time. What it keeps of them is each row's log-sum-exp, largest logit and softmax-weighted mean
-    key, which is the gradient: there is no second pass. Time is (N + 16 C) K D, memory beyond the inputs N D + 4,096 D:
-    nothing of size N K or C N exists, and the queue is never copied in projected form.
+    Streams over the queue as `ancor_jax.negatives` says: on a CPU or TPU one block of samples after the other, time
+    (N + R C) K D and memory beyond the inputs N D + P D, with blocks of R = 16 or 64 rows and pieces of P = 4,096 or
+    16,384 keys; on a GPU all (N + R C) / R blocks side by side, each with its piece of P = 2,048 keys.
+
+    Args:
+        schedule: another layout of the work than the platform's own, to measure it; the result is the same.
+        others: as `class_contrastive_loss`.
     """
-    return _contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name, own_class=True)
+    return _contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name, schedule, own_class=True)
 
 
 def all_class_contrastive_loss(
@@ -159,12 +135,15 @@ def all_class_contrast(
     temperature: float = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
+    schedule: negatives.Schedule | None = None,
 ) -> Contrast:
     """`all_class_contrastive_loss` with the contrast accuracy beside it.
 
-    Streams over the queues of all classes as `class_contrast` over one, memory beyond the inputs 4,096 (N + D).
+    Streams over the queues of all classes as `class_contrast` over one; memory beyond the inputs P (N + D).
     """
-    return _contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name, own_class=False)
+    return _contrast(
+        query, key, queue, labels, class_weights, temperature, metric, axis_name, schedule, own_class=False
+    )
 
 
 def contrastive_loss(
@@ -252,8 +231,8 @@ def class_contrastive_logits(
     query, key = _check(query, key, queue, labels, class_weights, metric)
     queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
     weight = class_weights[labels]
-    projected = _project(query, weight, metric)
-    negatives = _project(queue[labels].astype(query.dtype), weight[:, None], metric)
+    projected = project(query, weight, metric)
+    negatives = project(queue[labels].astype(query.dtype), weight[:, None], metric)
     negative_logits = jnp.einsum('nd,nkd->nk', projected, negatives, precision='highest') / temperature
     positive = _positive_logit(projected, key, weight, temperature, metric)
     return jnp.concatenate([positive[:, None], negative_logits], axis=1)
@@ -268,190 +247,26 @@ def _contrast(
     temperature: float,
     metric: str,
     axis_name: str | None,
+    schedule: negatives.Schedule | None,
     *,
     own_class: bool,
 ) -> Contrast:
     query, key = _check(query, key, queue, labels, class_weights, metric)
     queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
     weight = class_weights[labels]
-    projected = _project(query, weight, metric)
-    log_sum, largest = _negatives(projected / temperature, labels, queue, class_weights, metric, axis_name, own_class)
+    projected = project(query, weight, metric)
+    log_sum, largest = negatives.log_sum_exp(
+        projected / temperature, labels, queue, class_weights, metric, own_class, axis_name, schedule
+    )
     positive = _positive_logit(projected, key, weight, temperature, metric)
     # log(e^p + e^s) − p, in the form that does not cancel.
     return Contrast(jax.nn.softplus(log_sum - positive), jax.lax.stop_gradient(positive) >= largest)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _negatives(
-    rows: jax.Array,
-    labels: jax.Array,
-    queue: jax.Array,
-    class_weights: jax.Array,
-    metric: str,
-    axis_name: str | None,
-    own_class: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """log Σ exp(logit) and the largest logit of each row over the negatives, both [N].
-
-    Args:
-        rows: [N, D] projected queries over the temperature.
-        labels: int [N].
-        queue, class_weights, metric, axis_name: as in `class_contrastive_loss`; constants.
-        own_class: negatives are the keys of the row's class, else of all classes.
-    """
-    return _negatives_forward(rows, labels, queue, class_weights, metric, axis_name, own_class, with_mean=False)[0]
-
-
-def _negatives_forward(
-    rows: jax.Array,
-    labels: jax.Array,
-    queue: jax.Array,
-    class_weights: jax.Array,
-    metric: str,
-    axis_name: str | None,
-    own_class: bool,
-    with_mean: bool = True,
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
-    """As `_negatives`; beside it the gradient of the log-sum-exp by the rows, [N, D]: the softmax-weighted mean key."""
-    here = rows.shape[0]
-    if axis_name is not None:  # everybody's queries against this device's slots
-        rows, labels = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (rows, labels))
-    over_shard = _over_own_class if own_class else _over_all_classes
-    log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, metric, with_mean)
-    if axis_name is None:
-        return (log_sum, largest), mean
-    log_sum_of_shard = log_sum
-    top, largest = jax.lax.pmax((log_sum, largest), axis_name)
-    log_sum = top + jnp.log(jax.lax.psum(jnp.exp(log_sum - top), axis_name))
-    if mean is not None:
-        mean = mean * jnp.exp(log_sum_of_shard - log_sum)[:, None]
-        mean = jax.lax.psum_scatter(mean, axis_name, tiled=True)
-    start = jax.lax.axis_index(axis_name) * here
-    return (
-        jax.lax.dynamic_slice_in_dim(log_sum, start, here),
-        jax.lax.dynamic_slice_in_dim(largest, start, here),
-    ), mean
-
-
-def _negatives_backward(
-    metric: str, axis_name: str | None, own_class: bool, mean: jax.Array, cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, None, None, None]:
-    del metric, axis_name, own_class
-    return cotangents[0][:, None] * mean, None, None, None
-
-
-_negatives.defvjp(_negatives_forward, _negatives_backward)
-
-
-class _Blocks(NamedTuple):
-    """Samples in B blocks of R rows, each of one class; B is static, so some blocks may be unused."""
-
-    sample: jax.Array  # int [B, R]: the sample in each row, N where the row is empty
-    label: jax.Array  # int [B]: the class of each block
-    used: jax.Array  # bool [B]
-    block: jax.Array  # int [N]: where each sample went
-    row: jax.Array  # int [N]
-
-
-def _plan_blocks(labels: jax.Array, num_classes: int, rows: int = _BLOCK_ROWS) -> _Blocks:
-    n = labels.shape[0]
-    # Σ_c ceil(n_c / R) ≤ (n + present (R − 1)) / R, and at most min(C, n) classes are present.
-    num_blocks = (n + min(num_classes, n) * (rows - 1)) // rows
-    one_hot = (labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None]).astype(jnp.int32)
-    rank = jnp.take_along_axis(jnp.cumsum(one_hot, axis=0, dtype=jnp.int32), labels[:, None], axis=1)[:, 0] - 1
-    blocks_of_class = (jnp.sum(one_hot, axis=0, dtype=jnp.int32) + rows - 1) // rows
-    ends = jnp.cumsum(blocks_of_class, dtype=jnp.int32)
-    block = (ends - blocks_of_class)[labels] + rank // rows
-    row = rank % rows
-    sample = jnp.full((num_blocks, rows), n, jnp.int32).at[block, row].set(jnp.arange(n, dtype=jnp.int32))
-    blocks = jnp.arange(num_blocks, dtype=jnp.int32)
-    label = jnp.minimum(jnp.searchsorted(ends, blocks, side='right'), num_classes - 1)
-    return _Blocks(sample, label, blocks < ends[-1], block, row)
-
-
-def _project(x: jax.Array, class_weight: jax.Array, metric: str) -> jax.Array:
-    return angular_projection(x, class_weight) if metric == 'angular' else l2_normalize(x)
-
-
-# log Σ exp(logit) [R], largest logit [R], softmax-weighted mean key [R, D] or None
-_Folded = tuple[jax.Array, jax.Array, jax.Array | None]
-
-
-def _over_own_class(
-    rows: jax.Array, labels: jax.Array, queue: jax.Array, class_weights: jax.Array, metric: str, with_mean: bool
-) -> _Folded:
-    """Each row over the keys of its class."""
-    plan = _plan_blocks(labels, queue.shape[0])
-
-    def fold(rows: jax.Array, label: jax.Array) -> _Folded:
-        return _fold(rows, queue, class_weights, label.astype(jnp.int32), 1, metric, with_mean)
-
-    def nothing(rows: jax.Array, _: jax.Array) -> _Folded:
-        zeros = jnp.zeros_like(rows[:, 0])
-        return zeros, zeros, jnp.zeros_like(rows) if with_mean else None
-
-    def block(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> _Folded:
-        rows, label, used = inputs
-        # The number of blocks is the worst case over class mixes; those that this mix leaves empty cost nothing.
-        return jax.lax.cond(used, fold, nothing, rows, label)
-
-    blocks = rows.at[plan.sample].get(mode='fill', fill_value=0)  # [B, R, D]
-    folded = jax.lax.map(block, (blocks, plan.label, plan.used))
-    return jax.tree.map(lambda x: x[plan.block, plan.row], folded)
-
-
-def _over_all_classes(
-    rows: jax.Array, _: jax.Array, queue: jax.Array, class_weights: jax.Array, metric: str, with_mean: bool
-) -> _Folded:
-    """Each row over the keys of all classes."""
-    return _fold(rows, queue, class_weights, jnp.int32(0), queue.shape[0], metric, with_mean)
-
-
-def _fold(
-    rows: jax.Array,
-    queue: jax.Array,
-    class_weights: jax.Array,
-    first_class: jax.Array,
-    num_classes: int,
-    metric: str,
-    with_mean: bool,
-) -> _Folded:
-    """Rows [R, D] over the keys of some consecutive classes, a piece of one class at a time."""
-    size, dim = queue.shape[1:]
-    pieces = -(-size // _PIECE_KEYS)
-    length = -(-size // pieces)
-
-    def fold_piece(index: jax.Array, folded: _Folded) -> _Folded:
-        largest, total, weighted = folded
-        index = index.astype(jnp.int32)  # int64 under x64, which `dynamic_slice` does not mix
-        label, begin = first_class + index // pieces, index % pieces * length
-        # The last piece may be shorter; it is read from further left, and what it has in common is left out.
-        start = jnp.minimum(begin, size - length)
-        stored = queue
-        if queue.dtype != rows.dtype:  # else XLA on CPU makes a float32 copy of the whole queue for every block
-            stored, start = jax.lax.optimization_barrier((queue, start))
-        keys = jax.lax.dynamic_slice(stored, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(rows.dtype)
-        keys = _project(keys, class_weights[label][None], metric)
-        # Full float32: with T = 0.2 a tensor core's 10-bit mantissa would cost the logits 5e-3.
-        logits = jnp.dot(rows, keys.T, precision='highest')
-        if size % length:
-            logits = jnp.where((start + jnp.arange(length) >= begin)[None], logits, -jnp.inf)
-        new_largest = jnp.maximum(largest, jnp.max(logits, axis=1))
-        likely, shrunk = jnp.exp(logits - new_largest[:, None]), jnp.exp(largest - new_largest)
-        if weighted is not None:
-            weighted = weighted * shrunk[:, None] + jnp.dot(likely, keys, precision='highest')
-        return new_largest, total * shrunk + jnp.sum(likely, axis=1), weighted
-
-    nothing = jnp.zeros_like(rows[:, 0])
-    start = (nothing - jnp.inf, nothing, jnp.zeros_like(rows) if with_mean else None)
-    largest, total, weighted = jax.lax.fori_loop(0, num_classes * pieces, fold_piece, start)
-    return largest + jnp.log(total), largest, None if weighted is None else weighted / total[:, None]
-
-
 def _positive_logit(
     projected: jax.Array, key: jax.Array, weight: jax.Array, temperature: float, metric: str
 ) -> jax.Array:
-    return jnp.sum(projected * _project(key, weight, metric), axis=-1) / temperature
+    return jnp.sum(projected * project(key, weight, metric), axis=-1) / temperature
 
 
 def _check(

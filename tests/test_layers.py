@@ -4,7 +4,19 @@ import ast
 import pathlib
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'ancor_jax'
-PURE = {'losses', 'queue', 'augment', 'models', 'optim', 'fewshot', 'methods', 'pooling', 'probes'}
+PURE = {
+    'augment',
+    'fewshot',
+    'losses',
+    'methods',
+    'models',
+    'negatives',
+    'optim',
+    'pooling',
+    'probes',
+    'projection',
+    'queue',
+}
 STEP = {'compiler', 'step', 'mesh', 'processes'}
 WORLD = {'data', 'checkpoint', 'metrics', 'config', 'runs'}
 TOP = {
@@ -23,7 +35,9 @@ TOP = {
 }
 ALLOWED = {
     **dict.fromkeys(PURE, frozenset()),
+    'losses': frozenset({'negatives', 'projection'}),
     'models': frozenset({'pooling'}),
+    'negatives': frozenset({'projection'}),
     **dict.fromkeys(STEP, PURE | STEP),
     **dict.fromkeys(WORLD, PURE | WORLD),
     **dict.fromkeys(TOP, PURE | STEP | WORLD | TOP),

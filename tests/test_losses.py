@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import losses
+from ancor_jax import losses, negatives
 from tests import golden
 
 ANGULAR = golden.load('angular')
 NEAR = golden.load('angular_near')
+PIECE = negatives.SCHEDULES['cpu'].keys
 SHIFTS = ['1e-2', '1e-4', '1e-6', '1e-8', '0']
 
 
@@ -251,7 +252,7 @@ def test_bfloat16_query_and_queue_compute_in_float32():
     np.testing.assert_allclose(half, losses.class_contrastive_loss(q, k, queue, labels, weights), atol=0.05)
 
 
-@pytest.mark.parametrize('size', [losses._PIECE_KEYS + 3, 3 * losses._PIECE_KEYS])
+@pytest.mark.parametrize('size', [PIECE + 3, 3 * PIECE])
 @pytest.mark.parametrize('loss', [losses.class_contrastive_loss, losses.all_class_contrastive_loss])
 def test_long_queues_are_read_in_pieces(loss, size):
     """Pieces of equal length and a last shorter one, against the plain formula in float64."""
@@ -340,8 +341,8 @@ def test_memory_does_not_grow_with_the_number_of_classes():
 
 @pytest.mark.parametrize('queue_dtype', [jnp.float32, jnp.bfloat16])
 def test_memory_does_not_grow_with_the_length_of_the_queue(queue_dtype):
-    short, long = (temporary_bytes(4, pieces * losses._PIECE_KEYS, queue_dtype=queue_dtype) for pieces in (2, 16))
-    assert long - short < losses._PIECE_KEYS * 4
+    short, long = (temporary_bytes(4, pieces * PIECE, queue_dtype=queue_dtype) for pieces in (2, 16))
+    assert long - short < PIECE * 4
 
 
 def test_total_is_the_sum_of_its_terms():

@@ -1,0 +1,91 @@
+"""The layouts of the work: all give the plain formula's numbers, on one device and split over several."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from ancor_jax import losses, negatives
+from ancor_jax.negatives import Schedule
+from tests.test_losses import dense_loss, random_problem, value_and_gradient
+
+# The chosen ones, and small ones that cut blocks and pieces of uneven length from small problems.
+SCHEDULES = {
+    **negatives.SCHEDULES,
+    'small, in turn': Schedule(rows=4, keys=8, keys_for_all=5, together=False),
+    'small, together': Schedule(rows=4, keys=8, keys_for_all=5, together=True),
+    'a row, a key': Schedule(rows=1, keys=1, keys_for_all=1, together=True),
+}
+
+
+def own_loss(*inputs, **options):
+    return losses.class_contrast(*inputs, **options).loss
+
+
+def all_loss(*inputs, **options):
+    return losses.all_class_contrast(*inputs, **options).loss
+
+
+def dense_all_loss(query, key, queue, labels, weights, metric):
+    """Negatives of all classes, each projected around its own weight."""
+    projected = losses.project(query, weights[labels], metric)
+    positive = jnp.sum(projected * losses.project(key, weights[labels], metric), axis=1, keepdims=True)
+    keys = losses.project(queue, weights[:, None], metric).reshape(-1, query.shape[1])
+    logits = jnp.concatenate([positive, jnp.dot(projected, keys.T, precision='highest')], axis=1) / 0.2
+    return -jax.nn.log_softmax(logits)[:, 0]
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('metric', losses.METRICS)
+@pytest.mark.parametrize(('n', 'classes', 'size'), [(37, 5, 19), (3, 8, 1), (16, 1, 24)])
+def test_every_layout_equals_the_formula(schedule, metric, n, classes, size):
+    inputs = random_problem(n, n, classes, size, 8)
+    for loss, dense in ((own_loss, dense_loss), (all_loss, dense_all_loss)):
+        value, gradient = value_and_gradient(loss, *inputs, metric=metric, schedule=SCHEDULES[schedule])
+        expected, expected_gradient = value_and_gradient(dense, *inputs, metric=metric)
+        np.testing.assert_allclose(value, expected, rtol=2e-6)
+        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize('schedule', ['small, in turn', 'small, together', 'gpu', 'tpu'])
+@pytest.mark.parametrize('queue_dtype', [jnp.float32, jnp.bfloat16])
+def test_every_layout_over_devices_equals_one(schedule, queue_dtype):
+    q, k, queue, labels, weights = random_problem(4, 32, 5, 40, 8)
+    queue = queue.astype(queue_dtype)
+    devices = jax.make_mesh((4,), ('devices',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+
+    def gradient(query, *rest, axis_name=None):
+        total = functools.partial(own_loss, schedule=SCHEDULES[schedule], axis_name=axis_name)
+        return jax.grad(lambda query: total(query, *rest).sum())(query)
+
+    samples, slots = P('devices'), P(None, 'devices')
+    sharded = jax.shard_map(
+        functools.partial(gradient, axis_name='devices'),
+        mesh=devices,
+        in_specs=(samples, samples, slots, samples, P()),
+        out_specs=samples,
+    )
+    expected = jax.jit(gradient)(q, k, queue, labels, weights)
+    np.testing.assert_allclose(jax.jit(sharded)(q, k, queue, labels, weights), expected, atol=1e-6)
+
+
+def test_vmap_of_every_layout_equals_a_loop():
+    problems = [random_problem(seed, 12, 3, 20, 8) for seed in (0, 1)]
+    stacked = [jnp.stack(arrays) for arrays in zip(*problems, strict=True)]
+    for schedule in SCHEDULES.values():
+        loss = functools.partial(own_loss, schedule=schedule)
+        expected = [loss(*inputs) for inputs in problems]
+        np.testing.assert_allclose(jax.vmap(loss)(*stacked), jnp.stack(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('platform', 'in_turn'), [('cpu', True), ('tpu', True), ('cuda', False), ('rocm', False)])
+def test_the_platform_chooses_the_layout(platform, in_turn):
+    """Blocks in turn are a loop around the loop over pieces; in a program for a GPU there is the inner one alone."""
+    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in random_problem(0, 64, 4, 32, 8)]
+    inputs[3] = jax.ShapeDtypeStruct((64,), jnp.int32)
+    lowered = jax.export.export(jax.jit(jax.grad(lambda *x: own_loss(*x).sum())), platforms=[platform])(*inputs)
+    assert lowered.mlir_module().count('stablehlo.while') == (2 if in_turn else 1)
