@@ -86,7 +86,9 @@ class Model:
     relu_before_classifier: bool = True  # ... without ReLU ...
     classifier_bias: bool = True  # ... and without bias; the defaults are the published code
     dtype: str = 'float32'  # of the computation, float32 or bfloat16; parameters are float32
-    remat: bool = False  # forget what is inside the blocks and compute it anew for the gradient: less memory, slower
+    # What is computed anew for the gradient, to save memory: none; convolutions: all of a block but its convolutions,
+    # which costs little; blocks: all of it, which costs another forward pass.
+    remat: str = 'none'
 
 
 @dataclasses.dataclass(slots=True)
@@ -211,6 +213,7 @@ def check(config: Config) -> None:
         ('contrast.queue_dtype', config.contrast.queue_dtype),
     ]:
         _one_of(name, dtype, ('float32', 'bfloat16'))
+    _one_of('model.remat', config.model.remat, models.REMAT)
     _one_of('data.pipeline', config.data.pipeline, PIPELINES)
     _one_of('data.breeds', config.data.breeds, BREEDS)
     if config.data.breeds_split:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ancor_jax.pooling import max_pool
 
@@ -26,6 +27,13 @@ RESNETS = {
     'resnet101': (True, (3, 4, 23, 3)),
 }
 NAMES = ('resnet12', *RESNETS)
+
+# What of a block is kept for the gradient, by the name of the choice; the rest is computed anew.
+REMAT = {
+    'none': None,  # nothing is computed anew
+    'convolutions': jax.checkpoint_policies.save_only_these_names('convolution'),
+    'blocks': jax.checkpoint_policies.nothing_saveable,  # of each block its input alone
+}
 
 _DROP_BLOCK_RAMP = 20 * 2000  # steps over which the reference's DropBlock reaches its rate
 
@@ -184,16 +192,22 @@ class Drop(nn.Module):
 class Parts(NamedTuple):
     """What the blocks of a backbone share: how to make its convolutions and batch norms."""
 
-    conv: Callable[..., nn.Conv]
+    conv: Callable[..., Callable[[jax.Array], jax.Array]]
     norm: Callable[..., BatchNorm]
 
     @staticmethod
     def of(module: Any) -> 'Parts':
         """From a backbone's fields."""
+        make = functools.partial(
+            nn.Conv, use_bias=False, dtype=module.dtype, param_dtype=jnp.float32, kernel_init=_conv_init
+        )
+
+        def conv(*args: Any, **kwargs: Any) -> Callable[[jax.Array], jax.Array]:
+            layer = make(*args, **kwargs)
+            return lambda x: checkpoint_name(layer(x), 'convolution')
+
         return Parts(
-            functools.partial(
-                nn.Conv, use_bias=False, dtype=module.dtype, param_dtype=jnp.float32, kernel_init=_conv_init
-            ),
+            conv,
             functools.partial(
                 BatchNorm,
                 groups=module.bn_groups,
@@ -204,13 +218,14 @@ class Parts(NamedTuple):
         )
 
 
-def _run(block: nn.Module, remat: bool, x: jax.Array, step: jax.Array, train: bool) -> jax.Array:
-    """A block's output; with `remat` its inner values are forgotten and computed anew for the gradient."""
+def _run(block: nn.Module, remat: str, x: jax.Array, step: jax.Array, train: bool) -> jax.Array:
+    """A block's output; what `REMAT` does not keep of its inner values is computed anew for the gradient."""
 
     def run(block: Any, x: jax.Array, step: jax.Array) -> jax.Array:
         return block(x, train=train, step=step)
 
-    output: jax.Array = (nn.remat(run) if remat and train else run)(block, x, step)
+    keeps_all = remat == 'none' or not train
+    output: jax.Array = (run if keeps_all else nn.remat(run, policy=REMAT[remat]))(block, x, step)
     return output
 
 
@@ -244,7 +259,7 @@ class ResNet12(nn.Module):
         drop_block_size: 5, or 2 for 32×32 images.
         bn_groups, bn_sync, axis_name: see `BatchNorm`.
         dtype: of the computation.
-        remat: keep of each block only its input for the gradient: less memory, a third more computation.
+        remat: what is kept for the gradient, a name in `REMAT`.
     """
 
     width: float = 1.0
@@ -254,7 +269,7 @@ class ResNet12(nn.Module):
     bn_sync: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = 'none'
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
@@ -314,7 +329,7 @@ class ResNet(nn.Module):
     bn_sync: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = 'none'
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
@@ -464,7 +479,7 @@ def create(
     bn_sync: bool = False,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = 'none',
 ) -> Network:
     """A network by name; `drop_rate` and `drop_block_size` concern ResNet-12 alone, the rest is as in the classes.
 

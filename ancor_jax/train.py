@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ancor_jax import (
     episodes,
     evaluate,
     extract,
+    memory,
     mesh,
     metrics,
     optim,
@@ -226,12 +226,15 @@ def describe(run: Run) -> str:
     config, laid_out = run.config, run.plan
     state = run.abstract_state
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    needed = memory.told(memory_needed(run))
     lines = [
         run.dataset.summary(),
         f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} '
         f'parameters, head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
         f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
-        'Memory of each device: ' + ', '.join(f'{name} {size}' for name, size in memory(run).items()) + '.',
+        'Memory of each device: '
+        + ', '.join(f'{name} {size}' for name, size in memory.told(memory_needed(run)).items())
+        + '.',
     ]
     if processes.several():
         lines.append(f'{jax.process_count()} processes.')
@@ -239,34 +242,15 @@ def describe(run: Run) -> str:
     return '\n'.join(lines)
 
 
-def memory(run: Run) -> dict[str, str]:
-    """What will lie on each device during training, in MiB, by name; of the activations it is an estimate."""
-    state = run.abstract_state
-    trees = {
-        'parameters and optimiser': (state.params, state.batch_stats, state.opt_state),
-        'target network': (state.target_params, state.target_batch_stats),
-        'queue': state.queue,
-    }
-    sizes = {name: sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()}
+def memory_needed(run: Run) -> dict[str, int]:
+    """Bytes that will lie on each device during training, by name; of the activations it is an estimate."""
+    sizes = memory.of_state(run.abstract_state)
     if data.lives_on_device(run.dataset, run.config.data):
         sizes['images'] = run.dataset.train.array.nbytes
     share = run.config.train.batch_size // run.devices.size
-    outputs = jax.eval_shape(
-        lambda variables: run.plan.recipe.model.apply(
-            variables, jnp.zeros((share, *(run.plan.views.size,) * 2, 3)), train=False, capture_intermediates=True
-        ),
-        {'params': state.params, 'batch_stats': state.batch_stats},
-    )
-    # Every layer's output is kept for the gradient, or each block's input alone.
-    kept = [leaf for leaf in jax.tree.leaves(outputs[1]) if leaf.ndim == 4]
-    sizes['activations, about'] = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
-    return {name: f'{size / 2**20:,.0f} MiB' for name, size in sizes.items() if size}
-
-
-def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
-    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
-    size: int = math.prod(shape) * leaf.dtype.itemsize
-    return size
+    model, size = run.plan.recipe.model, run.plan.views.size
+    sizes['activations, about'] = memory.of_activations(model, run.abstract_state, share, size)
+    return sizes
 
 
 def dispatch_sizes(steps: int, most: int) -> list[int]:

@@ -28,6 +28,7 @@ TOP = {
     'evaluate',
     'extract',
     'gallery',
+    'memory',
     'report',
     'report_run',
     'train',

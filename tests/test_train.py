@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ancor_jax import checkpoint, evaluate, train
+from ancor_jax import checkpoint, evaluate, memory, train
 from ancor_jax import config as configuration
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data import pipeline
@@ -230,7 +230,7 @@ def test_imagenet_recipe_builds_its_model_and_step():
 
 def test_memory_is_told_before_it_is_used(tmp_path):
     run = train.prepare(small(contrast__queue_size=4096, model__width=1.0), tmp_path)
-    told = train.memory(run)
+    told = memory.told(train.memory_needed(run))
     assert told['queue'] == '6 MiB'  # 3 classes × 4,096 keys × 128 × 4 bytes
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
     assert abs(int(told['target network'].split()[0]) - parameters * 4 / 2**20) < 2
