@@ -232,9 +232,7 @@ def describe(run: Run) -> str:
         f'{laid_out.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} '
         f'parameters, head {config.head}; {config.train.epochs} epochs of {laid_out.steps_per_epoch} steps of '
         f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
-        'Memory of each device: '
-        + ', '.join(f'{name} {size}' for name, size in memory.told(memory_needed(run)).items())
-        + '.',
+        'Memory of each device: ' + ', '.join(f'{name} {size}' for name, size in needed.items()) + '.',
     ]
     if processes.several():
         lines.append(f'{jax.process_count()} processes.')
