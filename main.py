@@ -66,6 +66,10 @@ def main(argv: list[str]) -> None:
     expected = (config.ConfigError, data.DataError, checkpoint.CheckpointError, processes.ProcessError)
     try:
         if several:
+            if _MODE.value != 'train':
+                raise processes.ProcessError(
+                    f'--mode={_MODE.value} runs in one process; start it alone, without --cluster or --coordinator.'
+                )
             processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
             if not processes.is_first():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # one process talks
@@ -81,8 +85,15 @@ def main(argv: list[str]) -> None:
             raise
         if not processes.lost_another(error):
             traceback.print_exc()
-            _stop(f'error: {type(error).__name__} in process {_PROCESS.value}, see above.')
-        _stop('error: another process of this run has ended; start them all again to go on from the last checkpoint.')
+            _stop(f'error: {type(error).__name__} in process {processes.own_index()}, see above.')
+        _stop(
+            'error: another process of this run has ended; start them all again to go on from the last checkpoint '
+            f'({_first_line(error)}).'
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def _keep_compiled() -> None:

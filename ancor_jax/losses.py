@@ -98,9 +98,9 @@ def class_contrast(
 ) -> Contrast:
     """`class_contrastive_loss` with the contrast accuracy beside it.
 
-    Streams over the queue as `ancor_jax.negatives` says: on a CPU or TPU one block of samples after the other, time
-    (N + R C) K D and memory beyond the inputs N D + P D, with blocks of R = 16 or 64 rows and pieces of P = 4,096 or
-    16,384 keys; on a GPU all (N + R C) / R blocks side by side, each with its piece of P = 2,048 keys.
+    Streams over the queue as `ancor_jax.negatives` says. On a CPU one block of R = 16 samples after the other reads
+    pieces of P = 4,096 keys: time (N + R C) K D, memory beyond the inputs (N + P) D. On a GPU (R = 32, P = 2,048) and
+    a TPU (64, 4,096) all (N + R C) / R blocks go side by side, each with its own piece.
 
     Args:
         schedule: another layout of the work than the platform's own, to measure it; the result is the same.
@@ -285,7 +285,7 @@ def _check(
     n, dim = query.shape
     if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f'labels must be {n} integers, one a query, and are {labels.dtype}{list(labels.shape)}.')
-    if queue.ndim != 3 or queue.shape[2] != dim:
+    if queue.ndim != 3 or queue.shape[2] != dim or 0 in queue.shape:
         raise ValueError(f'queue must be [C, K, {dim}], one queue of keys a class, and is {list(queue.shape)}.')
     if class_weights.shape != (queue.shape[0], dim):
         expected = [queue.shape[0], dim]

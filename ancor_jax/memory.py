@@ -17,7 +17,7 @@ def of_state(state: step.TrainState) -> dict[str, int]:
         state: as a tree of `jax.ShapeDtypeStruct`, with shardings where it is split over devices.
     """
     parts = {
-        'parameters and optimiser': (state.params, state.batch_stats, state.opt_state),
+        'parameters, gradients and optimiser': (state.params, state.params, state.batch_stats, state.opt_state),
         'target network': (state.target_params, state.target_batch_stats),
         'queue': state.queue,
     }
@@ -40,6 +40,7 @@ def of_activations(model: models.Network, state: step.TrainState, batch: int, si
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     outputs = jax.eval_shape(capture, {'params': state.params, 'batch_stats': state.batch_stats}, images)
     backbone = dict(outputs[1]['intermediates']['backbone'])
+    del backbone['__call__']  # what its last block gives
     policy = getattr(model.backbone, 'remat', 'none')
     kept, largest = 0, 0
     for name, values in backbone.items():

@@ -15,42 +15,50 @@ AXIS = 'batch'
 
 
 def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
-    """A mesh of one axis, `AXIS`, over the first `num_devices` devices.
+    """A mesh of one axis, `AXIS`, over devices in the order of their processes, as many of each.
 
     Args:
         num_devices: 0: all, or where there are more ghost groups than one, as many as divide them.
         groups: of batch norm, see `statistics_groups`.
 
     Raises:
-        ValueError: more devices are asked for than there are.
+        ValueError: more devices are asked for than there are, or they do not divide over the processes.
     """
-    devices = jax.devices()
+    devices, count = jax.devices(), jax.process_count()
     if num_devices > len(devices):
         raise ValueError(f'{num_devices} devices are asked for and {len(devices)} are there; lower train.devices.')
+    if num_devices % count:
+        raise ValueError(
+            f'train.devices={num_devices} does not divide over {count} processes; choose a multiple, or 0 for all.'
+        )
     if not num_devices:
         num_devices = len(devices)
         if groups > 1:
-            num_devices = max(n for n in range(1, min(groups, len(devices)) + 1) if groups % n == 0)
-    devices = _of_all_processes(devices, num_devices)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+            fitting = [n for n in range(count, min(groups, len(devices)) + 1, count) if groups % n == 0]
+            if not fitting:
+                raise ValueError(
+                    f'train.batch_norm_groups={groups} does not divide over {count} processes; choose a multiple of '
+                    f'them, or 0 for a group on each of the {len(devices)} devices.'
+                )
+            num_devices = max(fitting)
+    return _mesh(chosen(devices, num_devices))
 
 
 def local_mesh() -> Mesh:
     """A mesh over all devices of this process, for work that is not shared with other processes."""
-    devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return _mesh(jax.local_devices())
 
 
-def _of_all_processes(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+def chosen(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
     """`count` of the devices, as many of each process, in the order of the processes."""
-    processes = jax.process_count()
-    if count % processes:
-        raise ValueError(
-            f'{count} devices do not divide over {processes} processes; choose a multiple with train.devices, and '
-            'train.batch_norm_groups that divides over them.'
-        )
-    of_each = [[device for device in devices if device.process_index == index] for index in range(processes)]
-    return [device for some in of_each for device in some[: count // processes]]
+    processes = sorted({device.process_index for device in devices})
+    of_each = [[device for device in devices if device.process_index == index] for index in processes]
+    return [device for some in of_each for device in some[: count // len(processes)]]
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    # Not `jax.make_mesh`: it orders devices by how they are wired, and rows of a batch must follow the processes.
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

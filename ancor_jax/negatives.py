@@ -1,6 +1,6 @@
 """The negatives of a contrast: log Σ exp(logit) over the queue, and its gradient, in one pass; needs only jax.
 
-No logits [N, K], no projected copy of the queue and nothing of size C N exists. Samples are grouped by class into
+No logits [N, K] (of a long queue), no projected copy of the queue and nothing of size C N exists. Samples are grouped by class into
 blocks of rows; a block reads its own class's keys in pieces and projects a piece at a time. What it keeps of a piece is
 each row's log-sum-exp, largest logit and softmax-weighted mean key, which is the gradient of the log-sum-exp: there is
 no second pass. Over several devices, each of which holds some of every class's slots, the parts are combined exactly.
@@ -26,12 +26,12 @@ class Schedule(NamedTuple):
     together: bool  # all blocks side by side, else one after the other, empty ones left out
 
 
-# The chosen layouts by platform (benchmarks/contrast.md, docs/many_devices.md). A CPU reads pieces that stay in its
-# caches. XLA for TPU fuses slice, projection and product, and a block of 64 rows costs it hardly more than one of 16.
-# On a GPU blocks in a loop would be thousands of kernels a step, each shorter than its launch.
+# The chosen layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the
+# caches. The others go by what XLA compiles for such chips (benchmarks/ahead.py): on a GPU blocks in turn are thousands
+# of kernels a step, each shorter than its launch; a TPU takes hardly longer for a block of 64 rows than for one of 16.
 SCHEDULES = {
     'cpu': Schedule(rows=16, keys=4096, keys_for_all=4096, together=False),
-    'tpu': Schedule(rows=64, keys=16384, keys_for_all=16384, together=False),
+    'tpu': Schedule(rows=64, keys=4096, keys_for_all=16384, together=True),
     'gpu': Schedule(rows=32, keys=2048, keys_for_all=32768, together=True),
 }
 

@@ -60,9 +60,14 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
+def own_index() -> int:
+    """Which of the processes this is, from 0."""
+    return jax.process_index()
+
+
 def is_first() -> bool:
     """Whether this process writes files and talks to people."""
-    return jax.process_index() == 0
+    return own_index() == 0
 
 
 def agreed(value: float) -> float:

@@ -21,7 +21,7 @@ def l2_normalize(x: jax.Array) -> jax.Array:
     Returns:
         [..., D] unit vectors, in x's dtype.
     """
-    return x * _inverse_norm(x)
+    return (_wide(x) * _inverse_norm(x)).astype(x.dtype)
 
 
 def angular_projection(x: jax.Array, class_weight: jax.Array) -> jax.Array:
@@ -38,9 +38,10 @@ def angular_projection(x: jax.Array, class_weight: jax.Array) -> jax.Array:
     Returns:
         [..., D] unit vectors, in x's dtype.
     """
-    anchor = l2_normalize(jax.lax.stop_gradient(class_weight).astype(x.dtype))
-    direction, scale = unscaled(x, anchor, 'angular')
-    return direction * scale
+    wide = _wide(x)
+    anchor = l2_normalize(jax.lax.stop_gradient(class_weight).astype(wide.dtype))
+    direction, scale = unscaled(wide, anchor, 'angular')
+    return (direction * scale).astype(x.dtype)
 
 
 def project(x: jax.Array, class_weight: jax.Array, metric: str) -> jax.Array:
@@ -54,7 +55,7 @@ def unscaled(x: jax.Array, anchor: jax.Array, metric: str) -> tuple[jax.Array, j
     For many keys that saves the pass over [K, D] that would write them in scaled form.
 
     Args:
-        x: [..., D] embeddings, un-normalised.
+        x: [..., D] embeddings, un-normalised, at least float32.
         anchor: unit class weights, of a shape that broadcasts to x's.
         metric: 'angular' or 'norm'.
     """
@@ -67,7 +68,12 @@ def unscaled(x: jax.Array, anchor: jax.Array, metric: str) -> tuple[jax.Array, j
 
 def _inverse_norm(x: jax.Array) -> jax.Array:
     """1 / ‖x‖ [..., 1], 0 for a zero row."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    squared = jnp.sum(jnp.square(_wide(x)), axis=-1, keepdims=True)
     has_direction = squared > _ZERO_NORM**2
     # Double `where`: the branch not taken must not send NaN through the gradient.
     return jnp.where(has_direction, jax.lax.rsqrt(jnp.where(has_direction, squared, 1.0)), 0.0)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32: the squares of float16 overflow and underflow."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

@@ -234,6 +234,11 @@ def describe(run: Run) -> str:
         f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
         'Memory of each device: ' + ', '.join(f'{name} {size}' for name, size in needed.items()) + '.',
     ]
+    if idle := jax.device_count() - run.devices.size:
+        lines.append(
+            f'{idle} of {jax.device_count()} devices stay idle, by train.devices or train.batch_norm_groups; '
+            '--config.train.batch_norm_groups=0, a group on each device, uses all.'
+        )
     if processes.several():
         lines.append(f'{jax.process_count()} processes.')
     lines.append(f'Work directory: {run.directory}')

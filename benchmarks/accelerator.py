@@ -28,7 +28,7 @@ def parts(args: argparse.Namespace) -> list[tuple[str, float, list[str]]]:
     """Name, share of the time at most, and command line of each part."""
     out = args.out.resolve()
     name, source = next((name, getattr(args, name)) for name in ('sheets', 'arrays', 'tfds') if getattr(args, name))
-    contrast = ['--classes', '17', '--sizes', '256' if args.quick else '65536', '--rounds', '5']
+    contrast = ['--classes', '17', '--sizes', '256' if args.quick else '65536', '--rounds', '5', '--layouts']
     step = ['--models', 'resnet50', '--dtype', 'bfloat16', '--rounds', '3']
     cifar = [f'--{name}', str(source.resolve()), '--dtype', args.dtype, '--workdir', str(out / 'cifar100')]
     if args.quick:
@@ -55,7 +55,12 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     # JAX and PyTorch share the device's memory in the parts that measure both.
-    environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'PYTHONUNBUFFERED': '1'}
+    environment = os.environ | {
+        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+        'PYTHONUNBUFFERED': '1',
+        # What one part, or an earlier call, has compiled need not be compiled again.
+        'JAX_COMPILATION_CACHE_DIR': str(args.out.resolve() / 'compiled'),
+    }
     end = time.monotonic() + args.minutes * 60
     incomplete = []
     for name, share, command in parts(args):
@@ -74,7 +79,7 @@ def main() -> None:
 
 def run(command: list[str], environment: dict[str, str], limit: float, log: pathlib.Path) -> str:
     """Runs a part, shows and keeps what it prints; says how it ended."""
-    if limit <= 0:
+    if limit < 1:
         return 'not begun, no time is left,'
     with log.open('w', encoding='utf-8') as written:
         process = subprocess.Popen(
@@ -90,7 +95,7 @@ def run(command: list[str], environment: dict[str, str], limit: float, log: path
             written.write(line)
             print(line, end='', flush=True)
         code = process.wait()
-    return 'complete' if code == 0 else 'out of time' if code in (124, 137) else f'failed with exit code {code}'
+    return 'complete' if code == 0 else 'out of time' if code in (124, 137, -9) else f'failed with exit code {code}'
 
 
 if __name__ == '__main__':

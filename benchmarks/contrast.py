@@ -2,6 +2,7 @@
 
     python -m benchmarks.contrast                                                C = 17, 20, 30 and K = 4,096 to 65,536
     python -m benchmarks.contrast --classes 17 --sizes 4096 --rounds 30          one size
+    python -m benchmarks.contrast --layouts                                      ours in every layout, too
     python -m benchmarks.contrast --out benchmarks/contrast.md                   also writes it
 
 The reference's formula projects the whole queue around its class weights in every step, multiplies every query with the
@@ -11,7 +12,7 @@ more side is the nearest thing that JAX has ready: queries sorted by class and `
 
 Time is the median over rounds in which the sides take turns. Memory is what each needs beyond its inputs: XLA's own
 account of temporary buffers; for PyTorch on a GPU the allocator's peak, on CPU the growth of the process's peak
-resident set in a fresh process. Where PyTorch is not installed its column says so.
+resident set in a fresh process. Where PyTorch is not installed for the device its column says so.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancor_jax import losses
+from ancor_jax import losses, negatives
 from benchmarks import machine
 
 TEMPERATURE = 0.2
@@ -189,7 +190,7 @@ def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
     cells = [f'{classes}', f'{size:,}', f'{queue_bytes / machine.MIB:,.0f}']
     for name in ('ours', 'bfloat16', 'ragged_dot', 'jax', 'torch'):
         if name not in sides:
-            cells += ['not installed', '', '']
+            cells += ['not installed for this device', '', '']
             continue
         cells += [f'{seconds[name] * 1e3:,.1f}', f'{sides[name].extra_bytes / machine.MIB:,.1f}']
         if name in ('ragged_dot', 'jax', 'torch'):
@@ -200,6 +201,22 @@ def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
     return [row]
 
 
+def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
+    """The row of the second table: milliseconds and MiB of our code in each layout of `negatives.SCHEDULES`."""
+    arrays = problem(0, n, classes, size, dim)
+
+    def in_layout(schedule: negatives.Schedule) -> Callable[..., jax.Array]:
+        return lambda *inputs: losses.class_contrast(*inputs, TEMPERATURE, schedule=schedule).loss
+
+    sides = {name: jax_side(in_layout(schedule), arrays) for name, schedule in negatives.SCHEDULES.items()}
+    seconds = measure(sides, rounds)
+    cells = [f'{seconds[name] * 1e3:,.1f} | {side.extra_bytes / machine.MIB:,.1f}' for name, side in sides.items()]
+    row = f'| {classes} | {size:,} | ' + ' | '.join(cells) + ' |'
+    print(row, flush=True)
+    return row
+
+
+LAYOUT_HEADER = '| C | K | ' + ' | '.join(f'as on a {name} ms | MiB' for name in negatives.SCHEDULES) + ' |'
 HEADER = (
     '| C | K | queue MiB | ours ms | ours MiB | bfloat16 queue ms | MiB | ragged_dot ms | MiB | to ours '
     '| formula in JAX ms | MiB | to ours '
@@ -215,6 +232,7 @@ def main() -> None:
     parser.add_argument('--samples', type=int, default=256)
     parser.add_argument('--dim', type=int, default=128)
     parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--layouts', action='store_true', help='also time ours in the layouts for other platforms')
     parser.add_argument('--out', type=pathlib.Path)
     args = parser.parse_args()
     intro = f'Forward and backward at N = {args.samples}, D = {args.dim}; medians of {args.rounds} rounds.'
@@ -224,6 +242,13 @@ def main() -> None:
     for classes in args.classes:
         for size in args.sizes:
             rows += case(classes, size, args.samples, args.dim, args.rounds)
+    layouts = []
+    if args.layouts:
+        layouts = ['', 'Ours in the layouts of `ancor_jax.negatives.SCHEDULES`:', '', LAYOUT_HEADER]
+        layouts.append('|' + '---|' * (LAYOUT_HEADER.count('|') - 1))
+        print(*layouts, sep='\n', flush=True)
+        for classes in args.classes:
+            layouts += [layout_case(classes, size, args.samples, args.dim, args.rounds) for size in args.sizes]
     notes = (
         'MiB: beyond the inputs. Errors are relative to the formula in JAX (loss; largest entry of the gradient). Of\n'
         'a bfloat16 queue they are those of the stored keys, rounded to 8 bits: all computation stays in float32.'
@@ -232,7 +257,7 @@ def main() -> None:
         [
             '# Class contrast',
             '',
-            '    python -m benchmarks.contrast --out benchmarks/contrast.md',
+            f'    python -m benchmarks.contrast {machine.options()}',
             '',
             machine.where(),
             intro,
@@ -242,6 +267,7 @@ def main() -> None:
             *rows,
             '',
             notes,
+            *layouts,
             '',
         ]
     )

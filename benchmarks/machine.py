@@ -6,6 +6,8 @@ import os
 import pathlib
 import platform
 import resource
+import shlex
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,14 @@ MIB = 2**20
 
 
 def has_torch() -> bool:
-    return importlib.util.find_spec('torch') is not None
+    """Whether PyTorch is installed for the device that JAX runs on."""
+    import jax
+
+    if importlib.util.find_spec('torch') is None:
+        return False
+    import torch
+
+    return jax.default_backend() == 'cpu' or torch.cuda.is_available()
 
 
 def where() -> str:
@@ -29,6 +38,11 @@ def where() -> str:
 
         versions += f', torch {torch.__version__}, {torch.get_num_threads()} threads'
     return f'{datetime.date.today()}; {name}, {os.cpu_count()} cores; {versions}.'
+
+
+def options() -> str:
+    """What this command was called with, to be written above its table."""
+    return shlex.join(sys.argv[1:])
 
 
 def processor() -> str:

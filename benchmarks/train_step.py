@@ -198,8 +198,9 @@ def torch_growth(given: Problem, compiled: bool) -> int:
 def check(model: str, batch: int) -> str:
     """The losses of the first steps of both sides, float32 and without dropout, as a sentence; they must agree."""
     given = problem(model, batch, 1024, 'float32', drop=False)
-    ours, theirs = jax_side(given), torch_side_unmeasured(given)
-    pairs = [(float(ours.step()), float(theirs())) for _ in range(CHECKED_STEPS)]
+    with jax.default_matmul_precision('highest'):  # no TF32 on either side
+        ours, theirs = jax_side(given), torch_side_unmeasured(given)
+        pairs = [(float(ours.step()), float(theirs())) for _ in range(CHECKED_STEPS)]
     difference = max(abs(one - other) / other for one, other in pairs)
     told = ', '.join(f'{one:.4f}' for one, _ in pairs)
     assert difference < 1e-2, f'the steps of {model} differ: ours and PyTorch gave {pairs}'
@@ -207,8 +208,20 @@ def check(model: str, batch: int) -> str:
 
 
 def torch_side_unmeasured(given: Problem) -> Callable[[], Any]:
+    import torch
+
     trainer, inputs = torch_trainer(given, compiled=False)
-    return lambda: trainer.step(*inputs)
+
+    def exact_step() -> Any:
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision('highest')
+        torch.backends.cudnn.allow_tf32 = False
+        loss = trainer.step(*inputs)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        return loss
+
+    return exact_step
 
 
 def model_flops(given: Problem) -> float:
@@ -316,7 +329,7 @@ def cases(model: str, dtype: str, batch: int, queue_size: int, rounds: int, step
             except Exception as error:  # whatever its compiler raises where it has no toolchain
                 absent[name] = type(error).__name__
     else:
-        absent['PyTorch'] = 'not installed'
+        absent['PyTorch'] = 'not installed for this device'
     times = measure(sides, rounds, steps)
     flops, peak, sheet = model_flops(given), reached_peak(dtype), sheet_peak(dtype)
     ours = statistics.median(times['ours'])
@@ -364,10 +377,8 @@ def main() -> None:
         for dtype in args.dtype:
             table += cases(name, dtype, batch, args.queue, args.rounds, steps)
     if args.out:
-        command = ' '.join(
-            ['python -m benchmarks.train_step', f'--dtype {" ".join(args.dtype)}', f'--queue {args.queue}']
-        )
-        lines = ['# The training step', '', f'    {command} --out {args.out}', '', *(f'{line}\n' for line in head)]
+        command = f'python -m benchmarks.train_step {machine.options()}'
+        lines = ['# The training step', '', f'    {command}', '', *(f'{line}\n' for line in head)]
         args.out.write_text('\n'.join([*lines, *table, '']), encoding='utf-8')
 
 

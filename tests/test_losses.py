@@ -345,6 +345,16 @@ def test_memory_does_not_grow_with_the_length_of_the_queue(queue_dtype):
     assert long - short < PIECE * 4
 
 
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_half_precision_neither_overflows_nor_underflows(dtype):
+    large = jnp.full((2, 8), 300, dtype)
+    np.testing.assert_allclose(np.asarray(losses.l2_normalize(large), np.float32), 8**-0.5, rtol=1e-2)
+    assert losses.angular_projection(large, large).dtype == dtype
+    value, gradient = jax.value_and_grad(lambda x: losses.angular_projection(x, large).astype(jnp.float32).sum())(large)
+    assert np.isfinite(value)
+    assert np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
 def test_total_is_the_sum_of_its_terms():
     q, k, queue, labels, weights = random_problem(8, 6, 3, 4, 8)
     logits = q @ weights.T
@@ -371,6 +381,7 @@ def test_negative_cosine():
         ({'labels': jnp.zeros(3, jnp.int32)}, 'labels must be'),
         ({'labels': jnp.zeros(4)}, 'labels must be'),
         ({'queue': jnp.ones((5, 8))}, 'queue must be'),
+        ({'queue': jnp.ones((2, 0, 8))}, 'queue must be'),
         ({'class_weights': jnp.ones((2, 9))}, 'class_weights must be'),
     ],
 )

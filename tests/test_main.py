@@ -47,6 +47,7 @@ def test_help_helps():
         (['--config.train.devices=99'], 'error: 99 devices are asked for'),
         (['--config.seed=-1'], 'error: seed must not be negative'),
         (['--config.eval.queries=200'], "error: fine class 'zero' has "),
+        (['--mode=check_data', '--cluster'], 'error: --mode=check_data runs in one process'),
         (['surplus'], "'surplus' is not a flag"),
         (['--confg.seed=1'], 'confg'),
     ],

@@ -42,11 +42,12 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def start(directory, devices, *arguments):
+def start(directory, devices, *arguments, **variables):
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': str(ROOT),
+        **variables,
     }
     command = [sys.executable, '-c', RUN, *SETTINGS, f'--workdir={directory}', *arguments]
     log = (directory.parent / f'log{len(list(directory.parent.glob("log*")))}').open('w+')
@@ -94,6 +95,32 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
     results = [json.loads((run / 'results.json').read_text())['results'] for run in (tmp_path / 'alone', run)]
     np.testing.assert_allclose(results[0][0]['accuracy'], results[1][0]['accuracy'], atol=2)
+
+
+def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
+    """The host's pipeline: each process reads its own part of a batch. JAX finds the others by Slurm's variables."""
+    settings = '--config.data.pipeline=host', '--config.train.epochs=1', '--config.eval.every_epochs=0'
+    alone = start(tmp_path / 'alone', 4, *settings)
+    assert finish(*alone)[0] == 0
+
+    slurm = {
+        'JAX_COORDINATOR_PORT': str(free_port()),
+        'SLURM_JOB_ID': '1',
+        'SLURM_STEP_NODELIST': 'localhost',
+        'SLURM_NTASKS': '2',
+        'SLURM_STEP_NUM_NODES': '1',
+        'SLURM_JOB_NUM_NODES': '1',
+    }
+    tasks = [
+        start(tmp_path / 'job', 2, *settings, '--cluster', **slurm, SLURM_PROCID=str(index), SLURM_LOCALID=str(index))
+        for index in (0, 1)
+    ]
+    for task in tasks:
+        code, text = finish(*task)
+        assert code == 0, text
+    expected, actual = curve(tmp_path / 'alone'), curve(tmp_path / 'job')
+    assert list(actual) == list(expected) == list(range(1, 5))
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
 
 
 @pytest.mark.parametrize(('count', 'index'), [(0, 0), (2, 2), (2, -1)])

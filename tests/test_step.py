@@ -1,6 +1,7 @@
 """The train step: three whole steps of the reference, and the same numbers on any number of devices."""
 
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -308,6 +309,27 @@ def test_default_number_of_devices_divides_the_groups():
     assert mesh.make_mesh(0, groups=4).size == 4
     assert mesh.make_mesh(0, groups=6).size == 6
     assert mesh.make_mesh(0, groups=1).size == 8
+
+
+def test_devices_come_in_the_order_of_their_processes():
+    """As on a pod, whose devices are numbered by their wiring."""
+    processes = [0, 0, 2, 2, 0, 0, 2, 2, 1, 1, 3, 3, 1, 1, 3, 3]
+    devices = [types.SimpleNamespace(id=number, process_index=index) for number, index in enumerate(processes)]
+    for count in (16, 8, 4):
+        chosen = mesh.chosen(devices, count)
+        assert [device.process_index for device in chosen] == sorted(list(range(4)) * (count // 4))
+    assert list(mesh.make_mesh(4).devices) == jax.devices()[:4]
+
+
+def test_groups_that_do_not_divide_over_the_processes(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 8)
+    assert mesh.make_mesh(0, groups=16).size == 8
+    with pytest.raises(
+        ValueError, match='batch_norm_groups=4 does not divide over 8 processes; .* 0 for a group on each'
+    ):
+        mesh.make_mesh(0, groups=4)
+    with pytest.raises(ValueError, match='train.devices=4 does not divide over 8 processes'):
+        mesh.make_mesh(4)
 
 
 @pytest.mark.parametrize(('size', 'devices', 'choices'), [(100, 8, '96 or 104'), (3, 4, 'choose 4,')])
