@@ -1,9 +1,10 @@
 """The negatives of a contrast: log Σ exp(logit) over the queue, and its gradient, in one pass; needs only jax.
 
-No logits [N, K] (of a long queue), no projected copy of the queue and nothing of size C N exists. Samples are grouped by class into
-blocks of rows; a block reads its own class's keys in pieces and projects a piece at a time. What it keeps of a piece is
-each row's log-sum-exp, largest logit and softmax-weighted mean key, which is the gradient of the log-sum-exp: there is
-no second pass. Over several devices, each of which holds some of every class's slots, the parts are combined exactly.
+No logits [N, K] of a long queue, no projected copy of it and nothing of size C N exists. Samples are grouped by class
+into blocks of rows; a block reads its own class's keys in pieces and projects a piece at a time. What it keeps of a
+piece is each row's log-sum-exp, largest logit and softmax-weighted mean key, which is the gradient of the log-sum-exp:
+there is no second pass. Over several devices, each of which holds some of every class's slots, the parts are combined
+exactly.
 
 Shapes: N samples, D embedding width, C coarse classes, K queued keys of a class, B blocks of R rows.
 """
