@@ -35,7 +35,7 @@ def parts(args: argparse.Namespace) -> list[tuple[str, float, list[str]]]:
         step = ['--models', 'resnet12', '--batch', '8', '--queue', '64', '--rounds', '1']
         cifar += ['--quick', '--variant', 'cpu']
     return [
-        ('contrast', 0.1, ['benchmarks.contrast', *contrast, '--out', str(out / 'contrast.md')]),
+        ('contrast', 0.15, ['benchmarks.contrast', *contrast, '--out', str(out / 'contrast.md')]),
         ('step', 0.35, ['benchmarks.train_step', *step, '--out', str(out / 'train_step.md')]),
         ('cifar100', 1.0, ['benchmarks.cifar100_full', *cifar, '--out', str(out / 'cifar100_full.json')]),
     ]
