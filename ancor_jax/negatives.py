@@ -29,7 +29,7 @@ class Schedule(NamedTuple):
 
 # The chosen layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the
 # caches. The others go by what XLA compiles for such chips (benchmarks/ahead.py): on a GPU blocks in turn are thousands
-# of kernels a step, each shorter than its launch; for a TPU the compiler expects half the cycles of blocks side by side.
+# of kernels a step, each shorter than its launch, and the TPU's compiler expects them to take twice the cycles.
 SCHEDULES = {
     'cpu': Schedule(rows=16, keys=4096, keys_for_all=4096, together=False),
     'tpu': Schedule(rows=64, keys=4096, keys_for_all=16384, together=True),
