@@ -232,8 +232,8 @@ def class_contrastive_logits(
     queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
     weight = class_weights[labels]
     projected = project(query, weight, metric)
-    negatives = project(queue[labels].astype(query.dtype), weight[:, None], metric)
-    negative_logits = jnp.einsum('nd,nkd->nk', projected, negatives, precision='highest') / temperature
+    negative_keys = project(queue[labels].astype(query.dtype), weight[:, None], metric)
+    negative_logits = jnp.einsum('nd,nkd->nk', projected, negative_keys, precision='highest') / temperature
     positive = _positive_logit(projected, key, weight, temperature, metric)
     return jnp.concatenate([positive[:, None], negative_logits], axis=1)
 

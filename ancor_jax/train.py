@@ -113,6 +113,12 @@ def plan(config: Config, num_classes: int, num_images: int, num_devices: int) ->
     )
 
 
+def fresh_state(laid_out: Plan, rng: jax.Array) -> step.TrainState:
+    """The state before the first step of a plan."""
+    size = laid_out.views.size
+    return step.create_state(rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype)
+
+
 def view_recipe(views: Views) -> augment.Recipe:
     """The static augmentation of the step."""
     recipe = augment.Recipe(
@@ -159,11 +165,9 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     # Of training: where test classes are others (tieredImageNet), they come after those.
     num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
     laid_out = plan(config, num_classes, len(dataset.train), devices.size)
-    size = laid_out.views.size
 
     def initial_state() -> step.TrainState:
-        rng = jax.random.fold_in(jax.random.key(config.seed), 0)
-        return step.create_state(rng, laid_out.recipe, (size, size, 3), laid_out.queue_size, laid_out.queue_dtype)
+        return fresh_state(laid_out, jax.random.fold_in(jax.random.key(config.seed), 0))
 
     abstract = mesh.abstract_state(devices, laid_out.recipe, jax.eval_shape(initial_state))
     born_in_place = jax.jit(initial_state, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))

@@ -96,13 +96,7 @@ def whole_step(on: jax.sharding.Mesh, model: str, remat: str) -> Any:
     batch = config.train.batch_size
     laid_out = train.plan(config, 20 if model == 'resnet12' else 17, 50_000, on.devices.size)
     size = laid_out.views.size
-    create = functools.partial(
-        step.create_state,
-        recipe=laid_out.recipe,
-        image_shape=(size, size, 3),
-        queue_size=laid_out.queue_size,
-        queue_dtype=laid_out.queue_dtype,
-    )
+    create = functools.partial(train.fresh_state, laid_out)
     state = mesh.abstract_state(on, laid_out.recipe, jax.eval_shape(create, jax.random.key(0)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = shaped(on, key.shape, key.dtype)
@@ -183,14 +177,10 @@ def main() -> None:
     cost, unit = (kernels, 'kernels') if args.chip == 'h100' else (cycles, 'cycles, thousands')
     scale = 1 if args.chip == 'h100' else 1e3
     kind = on.devices.flat[0].device_kind
-    command = f'    python -m benchmarks.ahead --chip {args.chip}'
-    if args.steps:
-        command += f' --steps {" ".join(args.steps)} --remat {" ".join(args.remat)}'
     lines = [
         f'# Compiled for {on.devices.size} × {kind}, not run',
         '',
-        f'    python -m benchmarks.ahead --chip {args.chip}'
-        + (f' --steps {" ".join(args.steps)}' if args.steps else ''),
+        f'    python -m benchmarks.ahead {machine.options()}',
         '',
         machine.where() + f' N = 256, D = 128, C = {args.classes}.',
         '',

@@ -82,14 +82,7 @@ def problem(model: str, batch: int, queue_size: int, dtype: str, drop: bool = Tr
 
 def initial_state(given: Problem, laid_out: train.Plan) -> step.TrainState:
     """On one device. The queue's pointers and keys are those of a fresh run."""
-    size = laid_out.views.size
-    create = functools.partial(
-        step.create_state,
-        recipe=laid_out.recipe,
-        image_shape=(size, size, 3),
-        queue_size=laid_out.queue_size,
-        queue_dtype=laid_out.queue_dtype,
-    )
+    create = functools.partial(train.fresh_state, laid_out)
     return jax.jit(create)(jax.random.key(given.config.seed))
 
 

@@ -40,16 +40,7 @@ def test_less_is_kept_the_more_is_computed_anew():
         for remat in models.REMAT:
             config.model.name, config.model.remat = name, remat
             laid_out = train.plan(config, 20, 50_000, 1)
-            state = jax.eval_shape(
-                functools.partial(
-                    train.step.create_state,
-                    recipe=laid_out.recipe,
-                    image_shape=(SIZE, SIZE, 3),
-                    queue_size=4,
-                    queue_dtype=jnp.float32,
-                ),
-                jax.random.key(0),
-            )
+            state = jax.eval_shape(functools.partial(train.fresh_state, laid_out), jax.random.key(0))
             sizes[name, remat] = memory.of_activations(laid_out.recipe.model, state, BATCH, SIZE)
         assert sizes[name, 'blocks'] < sizes[name, 'convolutions'] < 1.1 * sizes[name, 'none']
     assert sizes['resnet50', 'convolutions'] < sizes['resnet50', 'none']
