@@ -45,13 +45,6 @@ _CACHE = flags.DEFINE_string(
     '~/.cache/ancor_jax',
     'Where compiled programs are kept for the next start; empty for nowhere. JAX_COMPILATION_CACHE_DIR goes before it.',
 )
-_CLUSTER = flags.DEFINE_bool(
-    'cluster', False, 'One of several processes that Slurm, Open MPI, Kubernetes or a TPU pod has started.'
-)
-_COORDINATOR = flags.DEFINE_string('coordinator', '', 'One of several processes: HOST:PORT of the first.')
-_PROCESSES = flags.DEFINE_integer('processes', 0, 'With --coordinator: how many processes there are.')
-_PROCESS = flags.DEFINE_integer('process', -1, 'With --coordinator: which of them this is, from 0.')
-
 _AFTER_TRAINING = ('eval', 'embed', 'classify', 'report')
 
 
@@ -62,34 +55,46 @@ def main(argv: list[str]) -> None:
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import checkpoint, config, data, processes
 
-    several = bool(_CLUSTER.value or _COORDINATOR.value)
     expected = (config.ConfigError, data.DataError, checkpoint.CheckpointError, processes.ProcessError)
+    several = False
     try:
-        if several:
-            if _MODE.value != 'train':
-                raise processes.ProcessError(
-                    f'--mode={_MODE.value} runs in one process; start it alone, without --cluster or --coordinator.'
-                )
-            processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-            if not processes.is_first():
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # one process talks
         if _MODE.value == 'compare':
             _compare()
         else:
+            settings, directory = _settings(_MODE.value)
+            several = settings.cluster.several
+            if several:
+                _join(settings)
             _keep_compiled()
-            _run()
+            _run(settings, directory)
     except (*expected, FloatingPointError, OSError) as error:
         _stop(f'error: {error}', several)
     except Exception as error:
         if not several:
             raise
         if not processes.lost_another(error):
+            import jax
+
             traceback.print_exc()
-            _stop(f'error: {type(error).__name__} in process {processes.own_index()}, see above.')
+            _stop(f'error: {type(error).__name__} in process {jax.process_index()}, see above.')
         _stop(
             'error: another process of this run has ended; start them all again to go on from the last checkpoint '
             f'({_first_line(error)}).'
         )
+
+
+def _join(settings: 'config.Config') -> None:
+    """Finds the other processes of the run; the first one talks."""
+    from ancor_jax import processes
+
+    if _MODE.value != 'train':
+        raise processes.ProcessError(
+            f'--mode={_MODE.value} runs in one process; start it alone, without cluster.detect or cluster.coordinator.'
+        )
+    processes.join(settings.cluster)
+    if not processes.is_first():
+        settings.train.progress = False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _first_line(error: Exception) -> str:
@@ -111,10 +116,9 @@ def _stop(message: str, several: bool = True) -> None:
     os._exit(1)
 
 
-def _run() -> None:
+def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
     """A mode that works on one configuration and its work directory."""
     mode = _MODE.value
-    settings, directory = _settings(mode)
     try:
         if mode == 'train':
             from ancor_jax import train
@@ -148,7 +152,7 @@ def _run() -> None:
 
 def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
     """The configuration: that of --config, or of the run in --workdir; and the work directory."""
-    from ancor_jax import config, processes, runs
+    from ancor_jax import config, runs
 
     if mode == 'classify' and not (_SUPPORT.value and _QUERY.value):
         sys.exit('error: --mode=classify needs --support=DIR (a folder of images a class) and --query=DIR (to sort).')
@@ -157,7 +161,6 @@ def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
         if not pathlib.Path(path).is_file():
             sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
         settings = config.from_mapping(_CONFIG.value)
-        settings.train.progress &= processes.is_first()
         return settings, pathlib.Path(_WORKDIR.value or _default_workdir(settings))
     if mode not in _AFTER_TRAINING:
         sys.exit(f'error: --mode={mode} needs --config=FILE; those of this repository lie in configs/.')

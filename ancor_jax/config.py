@@ -131,6 +131,21 @@ class Train:
 
 
 @dataclasses.dataclass(slots=True)
+class Cluster:
+    """Which of several processes of one run this is; as it stands, the only one."""
+
+    detect: bool = False  # as Slurm, Open MPI, Kubernetes or a TPU pod tells each process that it has started
+    coordinator: str = ''  # or by hand: HOST:PORT of the first,
+    processes: int = 0  # how many there are,
+    process: int = -1  # and which of them this is, from 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other processes to join."""
+        return self.detect or bool(self.coordinator)
+
+
+@dataclasses.dataclass(slots=True)
 class Eval:
     """Few-shot evaluation."""
 
@@ -173,6 +188,7 @@ class Config:
     contrast: Contrast = dataclasses.field(default_factory=Contrast)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
+    cluster: Cluster = dataclasses.field(default_factory=Cluster)
     eval: Eval = dataclasses.field(default_factory=Eval)
 
     @property
@@ -238,6 +254,7 @@ def check(config: Config) -> None:
         raise ConfigError('eval.protocols and eval.classifiers must name at least one each.')
     _check_numbers(config)
     _check_contradictions(config)
+    _check_cluster(config.cluster)
 
 
 def _check_numbers(config: Config) -> None:
@@ -364,6 +381,23 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError('eval.crop and eval.support_padding are two ways to shift supports; set one of them to 0.')
     if config.eval.checkpoint == 'best' and not config.eval.every_epochs:
         raise ConfigError("eval.checkpoint='best' needs the periodic validation; set eval.every_epochs above 0.")
+
+
+def _check_cluster(cluster: Cluster) -> None:
+    if cluster.coordinator and cluster.detect:
+        raise ConfigError(
+            f'cluster.detect asks the cluster and cluster.coordinator={cluster.coordinator} tells; set one of them.'
+        )
+    if cluster.coordinator and not 0 <= cluster.process < cluster.processes:
+        raise ConfigError(
+            f'cluster.coordinator={cluster.coordinator} needs cluster.processes, how many there are, and '
+            f'cluster.process, which of them this is, from 0; they are {cluster.processes} and {cluster.process}.'
+        )
+    if (cluster.processes, cluster.process) != (0, -1) and not cluster.coordinator:
+        raise ConfigError(
+            f'cluster.processes={cluster.processes} and process={cluster.process} go with '
+            'cluster.coordinator=HOST:PORT of the first process, which is empty.'
+        )
 
 
 def _one_of(name: str, value: str, allowed: Any) -> None:

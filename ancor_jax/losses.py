@@ -106,7 +106,8 @@ def class_contrast(
         schedule: another layout of the work than the platform's own, to measure it; the result is the same.
         others: as `class_contrastive_loss`.
     """
-    return _contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name, schedule, own_class=True)
+    which = negatives.Negatives(metric, own_class=True, axis_name=axis_name, schedule=schedule)
+    return _contrast(query, key, queue, labels, class_weights, temperature, which)
 
 
 def all_class_contrastive_loss(
@@ -141,9 +142,8 @@ def all_class_contrast(
 
     Streams over the queues of all classes as `class_contrast` over one; memory beyond the inputs P (N + D).
     """
-    return _contrast(
-        query, key, queue, labels, class_weights, temperature, metric, axis_name, schedule, own_class=False
-    )
+    which = negatives.Negatives(metric, own_class=False, axis_name=axis_name, schedule=schedule)
+    return _contrast(query, key, queue, labels, class_weights, temperature, which)
 
 
 def contrastive_loss(
@@ -245,20 +245,14 @@ def _contrast(
     labels: jax.Array,
     class_weights: jax.Array,
     temperature: float,
-    metric: str,
-    axis_name: str | None,
-    schedule: negatives.Schedule | None,
-    *,
-    own_class: bool,
+    which: negatives.Negatives,
 ) -> Contrast:
-    query, key = _check(query, key, queue, labels, class_weights, metric)
+    query, key = _check(query, key, queue, labels, class_weights, which.metric)
     queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
     weight = class_weights[labels]
-    projected = project(query, weight, metric)
-    log_sum, largest = negatives.log_sum_exp(
-        projected / temperature, labels, queue, class_weights, metric, own_class, axis_name, schedule
-    )
-    positive = _positive_logit(projected, key, weight, temperature, metric)
+    projected = project(query, weight, which.metric)
+    log_sum, largest = negatives.log_sum_exp(which, projected / temperature, labels, queue, class_weights)
+    positive = _positive_logit(projected, key, weight, temperature, which.metric)
     # log(e^p + e^s) − p, in the form that does not cancel.
     return Contrast(jax.nn.softplus(log_sum - positive), jax.lax.stop_gradient(positive) >= largest)
 

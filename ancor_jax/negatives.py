@@ -36,59 +36,56 @@ SCHEDULES = {
     'gpu': Schedule(rows=32, keys=2048, keys_for_all=32768, together=True),
 }
 
+
+class Negatives(NamedTuple):
+    """Which keys are a row's negatives, and how they are gone through."""
+
+    metric: str  # 'angular' or 'norm'
+    own_class: bool  # the keys of the row's class, else of all classes
+    axis_name: str | None = None  # mesh axis over which rows and slots are split; None where one device has them all
+    schedule: Schedule | None = None  # None: as is best for the platform that it is compiled for
+
+
 # log Σ exp(logit) [R], largest logit [R], softmax-weighted mean key [R, D] or None
 _Folded = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_sum_exp(
-    rows: jax.Array,
-    labels: jax.Array,
-    queue: jax.Array,
-    class_weights: jax.Array,
-    metric: str,
-    own_class: bool,
-    axis_name: str | None,
-    schedule: Schedule | None,
+    negatives: Negatives, rows: jax.Array, labels: jax.Array, queue: jax.Array, class_weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """log Σ exp(logit) and the largest logit of each row over its negatives.
 
     Args:
+        negatives: which they are.
         rows: [N, D] projected queries over the temperature; the only argument that gets a gradient, from the first
             result alone.
         labels: int [N].
         queue: [C, K, D] un-normalised keys.
         class_weights: [C, D].
-        metric: 'angular' or 'norm'.
-        own_class: negatives are the keys of the row's class, else of all classes.
-        axis_name: mesh axis over which rows and slots are split; None where one device has them all.
-        schedule: how the work is laid out; None: as is best for the platform that it is compiled for.
 
     Returns:
         [N] and [N].
     """
-    return _forward(rows, labels, queue, class_weights, metric, own_class, axis_name, schedule, with_mean=False)[0]
+    return _forward(negatives, rows, labels, queue, class_weights, with_mean=False)[0]
 
 
 def _forward(
+    negatives: Negatives,
     rows: jax.Array,
     labels: jax.Array,
     queue: jax.Array,
     class_weights: jax.Array,
-    metric: str,
-    own_class: bool,
-    axis_name: str | None,
-    schedule: Schedule | None,
     with_mean: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
     """As `log_sum_exp`; beside it the gradient by the rows, [N, D]: the softmax-weighted mean key."""
-    here = rows.shape[0]
+    here, axis_name = rows.shape[0], negatives.axis_name
     if axis_name is not None:  # everybody's queries against this device's slots
         rows, labels = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (rows, labels))
     over_shard = functools.partial(
-        _over_own_class if own_class else _over_all_classes, metric=metric, with_mean=with_mean
+        _over_own_class if negatives.own_class else _over_all_classes, metric=negatives.metric, with_mean=with_mean
     )
-    if schedule is None:
+    if negatives.schedule is None:
         laid_out = {name: functools.partial(over_shard, schedule=each) for name, each in SCHEDULES.items()}
         log_sum, largest, mean = jax.lax.platform_dependent(
             rows,
@@ -101,7 +98,7 @@ def _forward(
             rocm=laid_out['gpu'],
         )
     else:
-        log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, schedule=schedule)
+        log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, schedule=negatives.schedule)
     if axis_name is None:
         return (log_sum, largest), mean
     log_sum_of_shard = log_sum
@@ -118,14 +115,8 @@ def _forward(
 
 
 def _backward(
-    metric: str,
-    own_class: bool,
-    axis_name: str | None,
-    schedule: Schedule | None,
-    mean: jax.Array,
-    cotangents: tuple[jax.Array, jax.Array],
+    _: Negatives, mean: jax.Array, cotangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, None, None, None]:
-    del metric, own_class, axis_name, schedule
     return cotangents[0][:, None] * mean, None, None, None
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ancor_jax.config import Cluster
+
 # A process that has not been heard of for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
 _JOIN_SECONDS = 300
@@ -15,26 +17,23 @@ class ProcessError(RuntimeError):
     """The processes of a run cannot come together, or one of them has ended before the others."""
 
 
-def join(coordinator: str = '', count: int = 0, index: int = -1) -> None:
+def join(cluster: Cluster) -> None:
     """Makes this process one of several of a run; before anything else is done with JAX.
 
     Args:
-        coordinator: 'host:port' of the first process; '' where the cluster's environment tells (Slurm, Open MPI,
-            Cloud TPU, Kubernetes, as JAX knows them).
-        count: number of processes; with `coordinator`.
-        index: of this one, from 0; with `coordinator`.
+        cluster: the section of the configuration, checked; where it says so, JAX asks the environment (Slurm, Open MPI,
+            Cloud TPU, Kubernetes).
 
     Raises:
         ProcessError: no cluster is found, or the others do not come within five minutes.
     """
-    if coordinator and (count < 1 or not 0 <= index < count):
-        raise ProcessError(
-            f'--coordinator={coordinator} needs --processes=N, how many there are, and --process=I, which of them this '
-            f'is, from 0; they are {count} and {index}.'
-        )
     given: dict[str, Any] = {}
-    if coordinator:
-        given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
+    if cluster.coordinator:
+        given = {
+            'coordinator_address': cluster.coordinator,
+            'num_processes': cluster.processes,
+            'process_id': cluster.process,
+        }
     try:
         jax.distributed.initialize(
             **given,
@@ -44,9 +43,9 @@ def join(coordinator: str = '', count: int = 0, index: int = -1) -> None:
         )
     except (ValueError, RuntimeError) as error:
         mend = (
-            f'start {count} processes with the same --coordinator, each with its own --process'
-            if coordinator
-            else 'say --coordinator=HOST:PORT --processes=N --process=I'
+            f'start {cluster.processes} with the same cluster.coordinator, each with its own cluster.process'
+            if cluster.coordinator
+            else 'tell them apart by cluster.coordinator, processes and process'
         )
         first_line = next(iter(str(error).splitlines()), '')
         raise ProcessError(f'the processes did not come together ({first_line}); {mend}.') from error
@@ -60,14 +59,9 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
-def own_index() -> int:
-    """Which of the processes this is, from 0."""
-    return jax.process_index()
-
-
 def is_first() -> bool:
     """Whether this process writes files and talks to people."""
-    return own_index() == 0
+    return jax.process_index() == 0
 
 
 def agreed(value: float) -> float:

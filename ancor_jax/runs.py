@@ -30,8 +30,9 @@ _MAY_CHANGE_AFTERWARDS = _MAY_CHANGE | {'train': None, 'data': None, 'optim': No
 
 
 def identity(config: Config, num_devices: int) -> dict[str, Any]:
-    """The configuration as stored: the number of statistics groups is part of what is trained, the devices are not."""
+    """The configuration as stored: the number of statistics groups is part of a run, devices and processes are not."""
     values: dict[str, Any] = json.loads(json.dumps(configuration.to_dict(config)))
+    del values['cluster']
     values['train']['batch_norm_groups'] = config.train.batch_norm_groups or num_devices
     return values
 

@@ -8,9 +8,7 @@ import sys
 import time
 
 import numpy as np
-import pytest
 
-from ancor_jax import processes
 from tests.test_main import ROOT
 
 RUN = """
@@ -22,7 +20,7 @@ from ancor_jax import checkpoint
 class Dying(checkpoint.Checkpoints):
     def save_latest(self, step, state):
         super().save_latest(step, state)
-        while '--process=1' in sys.argv:
+        while '--config.cluster.process=1' in sys.argv:
             time.sleep(0.1)
             if (self._directory / checkpoint.LATEST / str(step)).exists():  # the first process has finished it
                 os._exit(9)
@@ -33,7 +31,7 @@ if 'dies' in sys.argv:
 app.run(main.main, flags_parser=main._parse)
 """
 SETTINGS = [
-    '--config=configs/digits_coarse.py', '--config.data.train_images=256', '--config.model.width=0.125',
+    '--config.data.train_images=256', '--config.model.width=0.125',
     '--config.contrast.queue_size=64', '--config.train.epochs=2', '--config.train.batch_norm_groups=4',
     '--config.train.log_steps=1', '--config.train.checkpoint_epochs=1', '--config.train.tensorboard=False',
     '--config.optim.cycles=1',
@@ -42,14 +40,14 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def start(directory, devices, *arguments, **variables):
+def start(directory, devices, *arguments, config='configs/digits_coarse.py', **variables):
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': str(ROOT),
         **variables,
     }
-    command = [sys.executable, '-c', RUN, *SETTINGS, f'--workdir={directory}', *arguments]
+    command = [sys.executable, '-c', RUN, f'--config={config}', *SETTINGS, f'--workdir={directory}', *arguments]
     log = (directory.parent / f'log{len(list(directory.parent.glob("log*")))}').open('w+')
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT), log
 
@@ -76,9 +74,9 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
     assert finish(*alone)[0] == 0
 
     # Two processes; the second dies after the first epoch's checkpoint.
-    address = f'--coordinator=localhost:{free_port()}'
+    cluster = f'--config.cluster.coordinator=localhost:{free_port()}', '--config.cluster.processes=2'
     run = tmp_path / 'together'
-    first, second = (start(run, 2, address, '--processes=2', f'--process={index}', 'dies') for index in (0, 1))
+    first, second = (start(run, 2, *cluster, f'--config.cluster.process={index}', 'dies') for index in (0, 1))
     assert finish(*second)[0] == 9
     died = time.monotonic()
     code, text = finish(*first)
@@ -103,6 +101,14 @@ def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
     alone = start(tmp_path / 'alone', 4, *settings)
     assert finish(*alone)[0] == 0
 
+    config = tmp_path / 'on_this_cluster.py'
+    config.write_text(
+        'from configs import digits_coarse\n'
+        'def get_config():\n'
+        '    config = digits_coarse.get_config()\n'
+        '    config.cluster.detect = True\n'
+        '    return config\n'
+    )
     slurm = {
         'JAX_COORDINATOR_PORT': str(free_port()),
         'SLURM_JOB_ID': '1',
@@ -112,7 +118,15 @@ def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
         'SLURM_JOB_NUM_NODES': '1',
     }
     tasks = [
-        start(tmp_path / 'job', 2, *settings, '--cluster', **slurm, SLURM_PROCID=str(index), SLURM_LOCALID=str(index))
+        start(
+            tmp_path / 'job',
+            2,
+            *settings,
+            config=config,
+            **slurm,
+            SLURM_PROCID=str(index),
+            SLURM_LOCALID=str(index),
+        )
         for index in (0, 1)
     ]
     for task in tasks:
@@ -121,9 +135,3 @@ def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
     expected, actual = curve(tmp_path / 'alone'), curve(tmp_path / 'job')
     assert list(actual) == list(expected) == list(range(1, 5))
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
-
-
-@pytest.mark.parametrize(('count', 'index'), [(0, 0), (2, 2), (2, -1)])
-def test_flags_that_do_not_fit(count, index):
-    with pytest.raises(processes.ProcessError, match='needs --processes=N'):
-        processes.join('localhost:1', count, index)
