@@ -91,7 +91,7 @@ def _join(settings: 'config.Config') -> None:
         raise processes.ProcessError(
             f'--mode={_MODE.value} runs in one process; start it alone, without cluster.detect or cluster.coordinator.'
         )
-    processes.join(settings.cluster)
+    processes.join(settings.cluster.coordinator, settings.cluster.processes, settings.cluster.process)
     if not processes.is_first():
         settings.train.progress = False
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -166,11 +166,11 @@ def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -
     every device.
     """
     # XLA runs convolutions inside a loop many times slower on CPU (github.com/jax-ml/jax/issues/12868).
-    unroll = _platform(mesh) == 'cpu'
+    unroll = platform(mesh) == 'cpu'
     per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll)
     state = state_specs(recipe)
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(state, P(), P(None, AXIS), P()), out_specs=(state, P()))
-    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler.options(_platform(mesh)))
+    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler.options(platform(mesh)))
 
 
 def map_cropped_step(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> Callable[..., Any]:
@@ -182,8 +182,9 @@ def map_cropped_step(mesh: Mesh, recipe: step.Recipe, views: augment.Recipe) -> 
     state = state_specs(recipe)
     specs = (state, P(AXIS), P(AXIS), P(AXIS), P())
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=(state, P()))
-    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler.options(_platform(mesh)))
+    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler.options(platform(mesh)))
 
 
-def _platform(mesh: Mesh) -> str:
+def platform(mesh: Mesh) -> str:
+    """The kind of its devices: 'cpu', 'gpu', 'tpu'."""
     return str(mesh.devices.flat[0].platform)

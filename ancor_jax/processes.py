@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ancor_jax.config import Cluster
-
 # A process that has not been heard of for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
 _JOIN_SECONDS = 300
@@ -17,23 +15,21 @@ class ProcessError(RuntimeError):
     """The processes of a run cannot come together, or one of them has ended before the others."""
 
 
-def join(cluster: Cluster) -> None:
+def join(coordinator: str, count: int, index: int) -> None:
     """Makes this process one of several of a run; before anything else is done with JAX.
 
     Args:
-        cluster: the section of the configuration, checked; where it says so, JAX asks the environment (Slurm, Open MPI,
-            Cloud TPU, Kubernetes).
+        coordinator: 'host:port' of the first process; '' where the cluster's environment tells (Slurm, Open MPI,
+            Cloud TPU, Kubernetes, as JAX knows them).
+        count: number of processes; with `coordinator`.
+        index: of this one, from 0; with `coordinator`.
 
     Raises:
         ProcessError: no cluster is found, or the others do not come within five minutes.
     """
     given: dict[str, Any] = {}
-    if cluster.coordinator:
-        given = {
-            'coordinator_address': cluster.coordinator,
-            'num_processes': cluster.processes,
-            'process_id': cluster.process,
-        }
+    if coordinator:
+        given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
     try:
         jax.distributed.initialize(
             **given,
@@ -43,8 +39,8 @@ def join(cluster: Cluster) -> None:
         )
     except (ValueError, RuntimeError) as error:
         mend = (
-            f'start {cluster.processes} with the same cluster.coordinator, each with its own cluster.process'
-            if cluster.coordinator
+            f'start {count} with the same cluster.coordinator, each with its own cluster.process'
+            if coordinator
             else 'tell them apart by cluster.coordinator, processes and process'
         )
         first_line = next(iter(str(error).splitlines()), '')

@@ -16,6 +16,7 @@ from ancor_jax import (
     augment,
     check_data,
     checkpoint,
+    compiler,
     data,
     episodes,
     evaluate,
@@ -170,7 +171,11 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
         return fresh_state(laid_out, jax.random.fold_in(jax.random.key(config.seed), 0))
 
     abstract = mesh.abstract_state(devices, laid_out.recipe, jax.eval_shape(initial_state))
-    born_in_place = jax.jit(initial_state, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    born_in_place = jax.jit(
+        initial_state,
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        compiler_options=compiler.options_once(mesh.platform(devices)),
+    )
     if method.metric == 'angular':
         classified = abstract.params['classifier']['kernel'].shape[0]
         if classified != config.model.embed_dim:
@@ -335,7 +340,7 @@ def _resident_feed(run: Run, rng: jax.Array, _: int) -> _Feed:
     steps = mesh.map_resident_steps(run.devices, run.plan.recipe, run.plan.views)
     settings = run.config.train
     # On CPU the steps of a dispatch are compiled one after the other (see `mesh.map_resident_steps`).
-    most = settings.steps_per_dispatch or (1 if run.devices.devices.flat[0].platform == 'cpu' else 20)
+    most = settings.steps_per_dispatch or (1 if mesh.platform(run.devices) == 'cpu' else 20)
 
     def advance(state: step.TrainState, epoch: int) -> Iterator[tuple[step.TrainState, dict[str, jax.Array]]]:
         order = pipeline.epoch_order(run.config.seed, epoch, len(run.dataset.train), settings.batch_size)

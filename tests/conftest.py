@@ -7,6 +7,9 @@ import tempfile
 
 import jax
 
+# What takes time in tests is to compile, and LLVM takes half of it for the levels that make programs quick.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'
+
 # Many tests run the same small programs: each is compiled once a session, in a directory that goes with it. By
 # environment variables, so that all workers and the processes that tests start share it.
 if 'ANCOR_JAX_TEST_CACHE' not in os.environ:

@@ -7,15 +7,10 @@ import pytest
 from ancor_jax import compiler
 
 
-@pytest.fixture(autouse=True)
-def _no_memory():
-    compiler.options.cache_clear()
-    yield
-    compiler.options.cache_clear()
-
-
-def test_programs_compile_with_them():
-    options = compiler.options(jax.default_backend())
+@pytest.mark.parametrize('choice', [compiler.options, compiler.options_once])
+def test_programs_compile_with_them(choice):
+    options = choice('cpu')
+    assert options
     assert jax.jit(jnp.sin, compiler_options=options)(0.0) == 0.0
 
 
@@ -24,5 +19,6 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     assert compiler.options('cpu') == {}
 
 
-def test_accelerators_have_none():
-    assert compiler.options('gpu') == compiler.options('tpu') == {}
+@pytest.mark.parametrize('choice', [compiler.options, compiler.options_once])
+def test_accelerators_have_none(choice):
+    assert choice('gpu') == choice('tpu') == {}

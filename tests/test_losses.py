@@ -33,8 +33,8 @@ def reference_inputs(dtype=jnp.float32):
     )
 
 
-def value_and_gradient(loss, query, *rest, **options):
-    return jax.jit(jax.value_and_grad(lambda q: loss(q, *rest, **options).mean()))(query)
+def value_and_gradient(loss, *inputs, **options):
+    return jax.jit(jax.value_and_grad(lambda *inputs: loss(*inputs, **options).mean()))(*inputs)
 
 
 def test_projection_equals_reference():

@@ -31,11 +31,16 @@ def test_equals_the_windowed_maximum(height, width, size, stride, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     # Few distinct values, so that windows have several largest ones.
     x = jnp.asarray(rng.integers(-3, 3, (2, height, width, 3)), jnp.float32)
-    expected, expected_back = jax.vjp(functools.partial(windowed, size=size, stride=stride, padding=padding), x)
-    pooled, back = jax.vjp(lambda x: max_pool(x, size, stride, padding), x)
-    upstream = jnp.asarray(rng.integers(-4, 5, expected.shape), jnp.float32)
-    np.testing.assert_array_equal(pooled, expected)
-    np.testing.assert_array_equal(back(upstream)[0], expected_back(upstream)[0])
+    pools = [functools.partial(pool, size=size, stride=stride, padding=padding) for pool in (max_pool, windowed)]
+    upstream = jnp.asarray(rng.integers(-4, 5, jax.eval_shape(pools[0], x).shape), jnp.float32)
+
+    @jax.jit
+    def both(x: jax.Array, upstream: jax.Array) -> list[tuple[jax.Array, tuple[jax.Array]]]:
+        results = [jax.vjp(pool, x) for pool in pools]
+        return [(pooled, back(upstream)) for pooled, back in results]
+
+    actual, expected = both(x, upstream)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])

@@ -43,7 +43,7 @@ SETTINGS = [
 def start(directory, devices, *arguments, config='configs/digits_coarse.py', **variables):
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': str(ROOT),
         **variables,
     }

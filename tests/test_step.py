@@ -258,7 +258,7 @@ def test_resident_steps_on_eight_devices_equal_one():
         jnp.asarray(rng.integers(0, 256, (64, 12, 12, 3), np.uint8)),
         jnp.asarray(rng.integers(0, 4, 64, np.int32)),
     )
-    indices = rng.integers(0, 64, (6, 32)).astype(np.int32)
+    indices = rng.integers(0, 64, (3, 2, 32)).astype(np.int32)  # three dispatches of two steps
     views = augment.Recipe(size=12, jitter=(0.4, 0.4, 0.4, 0.1), grey_probability=0.2)
     curves = []
     for num_devices in (1, 8):
@@ -268,16 +268,15 @@ def test_resident_steps_on_eight_devices_equal_one():
         run = mesh.map_resident_steps(devices, recipe, views)
         places = mesh.abstract_state(devices, recipe, jax.eval_shape(lambda state=state: state))
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, places))
-        state, metrics = run(
-            state,
-            mesh.replicate(samples, devices),
-            mesh.shard(indices, devices, dim=1),
-            mesh.replicate(jax.random.key(2), devices),
-        )
+        samples_there, rng_there = mesh.replicate((samples, jax.random.key(2)), devices)
+        told = []
+        for each in indices:
+            state, metrics = run(state, samples_there, mesh.shard(each, devices, dim=1), rng_there)
+            told.append(metrics)
         assert state.step == 6
         assert {piece.data.shape[1] for piece in state.queue.keys.addressable_shards} == {QUEUE_SIZE // num_devices}
-        np.testing.assert_array_equal(metrics['step'], np.arange(6))
-        curves.append(np.asarray(metrics['loss']))
+        np.testing.assert_array_equal([metrics['step'] for metrics in told], np.arange(6).reshape(3, 2))
+        curves.append(np.concatenate([metrics['loss'] for metrics in told]))
     np.testing.assert_allclose(curves[1], curves[0], atol=1e-4)
     assert np.ptp(curves[0]) > 0.01
 
