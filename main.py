@@ -145,9 +145,10 @@ def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
 
             report_run.report_run(settings, directory)
     except KeyboardInterrupt:
-        sys.exit(
-            f'stopped; the same command goes on from the last checkpoint in {directory}.' if mode == 'train' else 1
-        )
+        if mode != 'train':
+            sys.exit(1)
+        goes_on = f'stopped; the same command goes on from the last checkpoint in {directory}.'
+        _stop(goes_on, settings.cluster.several)
 
 
 def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:

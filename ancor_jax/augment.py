@@ -70,9 +70,14 @@ def two_views(
     Raises:
         ValueError: for images or a recipe that `random_view` refuses.
     """
+    query_keys, key_keys = (view_keys(key, sample_index, view) for view in (0, 1))
+    return random_view(query_keys, images, recipe), random_view(key_keys, images, recipe)
+
+
+def view_keys(key: jax.Array, sample_index: jax.Array, view: int) -> jax.Array:
+    """The keys [N] of a batch's first (0) or second (1) views; arguments as `two_views`."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return random_view(fold_in(keys, 0), images, recipe), random_view(fold_in(keys, 1), images, recipe)
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, view)
 
 
 def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -112,9 +117,8 @@ def finish_two_views(
     Returns:
         Two arrays [N, size, size, 3] float32, normalised.
     """
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return finish_view(fold_in(keys, 0), query, recipe), finish_view(fold_in(keys, 1), key_view, recipe)
+    query_keys, key_keys = (view_keys(key, sample_index, view) for view in (0, 1))
+    return finish_view(query_keys, query, recipe), finish_view(key_keys, key_view, recipe)
 
 
 def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:

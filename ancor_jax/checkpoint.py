@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest, to go on from, and the best by validation. The only module that knows Orbax."""
+"""Checkpoints of a run: the latest, to go on from, and the best by validation. All of Orbax's reading and writing."""
 
 import pathlib
 from collections.abc import Sequence
@@ -22,16 +22,18 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory.absolute()
         self._managers = {
-            LATEST: ocp.CheckpointManager(
-                self._directory / LATEST, options=ocp.CheckpointManagerOptions(max_to_keep=1)
-            ),
-            BEST: ocp.CheckpointManager(
-                self._directory / BEST,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=1, best_fn=lambda metrics: metrics['score'], best_mode='max'
-                ),
-            ),
+            LATEST: self._manager(LATEST),
+            BEST: self._manager(BEST, best_fn=lambda metrics: metrics['score'], best_mode='max'),
         }
+
+    def _manager(self, kind: str, **options: Any) -> ocp.CheckpointManager:
+        # Both may be writing the same step in the background, and the processes of a run meet at barriers that are
+        # called by the step: without a name of its own the one manager's processes meet the other's.
+        barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=kind)
+        return ocp.CheckpointManager(
+            self._directory / kind,
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, multiprocessing_options=barriers, **options),
+        )
 
     def step(self, kind: str = LATEST) -> int | None:
         """The step of the checkpoint of that kind, None where there is none."""
@@ -51,7 +53,11 @@ class Checkpoints:
         """Keeps the state as the best one if its score beats the best so far; says whether it did."""
         if score <= self.best_score():
             return False
-        return bool(self._managers[BEST].save(step, args=ocp.args.StandardSave(state), metrics={'score': score}))
+        manager = self._managers[BEST]
+        stored = manager.latest_step()
+        if stored is not None and stored >= step:  # of a session that got further than its latest checkpoint
+            manager.delete(stored)
+        return bool(manager.save(step, args=ocp.args.StandardSave(state), metrics={'score': score}))
 
     def restore(self, abstract_state: State, kind: str = LATEST) -> State:
         """The checkpoint of that kind.

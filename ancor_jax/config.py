@@ -388,6 +388,9 @@ def _check_cluster(cluster: Cluster) -> None:
         raise ConfigError(
             f'cluster.detect asks the cluster and cluster.coordinator={cluster.coordinator} tells; set one of them.'
         )
+    host, _, port = cluster.coordinator.rpartition(':')
+    if cluster.coordinator and not (host and port.isdecimal()):
+        raise ConfigError(f'cluster.coordinator must be HOST:PORT of process 0, and is {cluster.coordinator!r}.')
     if cluster.coordinator and not 0 <= cluster.process < cluster.processes:
         raise ConfigError(
             f'cluster.coordinator={cluster.coordinator} needs cluster.processes, how many there are, and '

@@ -1,5 +1,6 @@
 """Devices: the mesh, and mapping a per-device function over it."""
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,20 +26,24 @@ def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
         ValueError: more devices are asked for than there are, or they do not divide over the processes.
     """
     devices, count = jax.devices(), jax.process_count()
-    if num_devices > len(devices):
-        raise ValueError(f'{num_devices} devices are asked for and {len(devices)} are there; lower train.devices.')
+    of_process = collections.Counter(device.process_index for device in devices)
+    usable = count * min(of_process.values())
+    if num_devices > usable:
+        raise ValueError(
+            f'{num_devices} devices are asked for and {usable} are there, as many of each process; lower train.devices.'
+        )
     if num_devices % count:
         raise ValueError(
             f'train.devices={num_devices} does not divide over {count} processes; choose a multiple, or 0 for all.'
         )
     if not num_devices:
-        num_devices = len(devices)
+        num_devices = usable
         if groups > 1:
-            fitting = [n for n in range(count, min(groups, len(devices)) + 1, count) if groups % n == 0]
+            fitting = [n for n in range(count, min(groups, usable) + 1, count) if groups % n == 0]
             if not fitting:
                 raise ValueError(
                     f'train.batch_norm_groups={groups} does not divide over {count} processes; choose a multiple of '
-                    f'them, or 0 for a group on each of the {len(devices)} devices.'
+                    f'them, or 0 for a group on each of the {usable} devices.'
                 )
             num_devices = max(fitting)
     return _mesh(chosen(devices, num_devices))

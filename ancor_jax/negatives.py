@@ -102,7 +102,8 @@ def _forward(
     if axis_name is None:
         return (log_sum, largest), mean
     log_sum_of_shard = log_sum
-    top, largest = jax.lax.pmax((log_sum, largest), axis_name)
+    # No gradient: it cancels from the first, and the second has none (`pmax` has no rule for one).
+    top, largest = jax.lax.pmax(jax.lax.stop_gradient((log_sum, largest)), axis_name)
     log_sum = top + jnp.log(jax.lax.psum(jnp.exp(log_sum - top), axis_name))
     if mean is not None:
         mean = mean * jnp.exp(log_sum_of_shard - log_sum)[:, None]
@@ -143,7 +144,10 @@ def _plan_blocks(labels: jax.Array, num_classes: int, rows: int) -> _Blocks:
     ends = jnp.cumsum(blocks_of_class, dtype=jnp.int32)
     block = (ends - blocks_of_class)[labels] + rank // rows
     row = rank % rows
-    sample = jnp.full((num_blocks, rows), n, jnp.int32).at[block, row].set(jnp.arange(n, dtype=jnp.int32))
+    # A label outside [0, C) has no block; its row's result means nothing, and it must not take another row's place.
+    written = jnp.where(jnp.any(one_hot > 0, axis=1), block, num_blocks)
+    sample = jnp.full((num_blocks, rows), n, jnp.int32)
+    sample = sample.at[written, row].set(jnp.arange(n, dtype=jnp.int32), mode='drop')
     blocks = jnp.arange(num_blocks, dtype=jnp.int32)
     label = jnp.minimum(jnp.searchsorted(ends, blocks, side='right', method='compare_all'), num_classes - 1)
     return _Blocks(sample, label.astype(jnp.int32), blocks < ends[-1], block, row)

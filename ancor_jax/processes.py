@@ -1,6 +1,7 @@
 """Several processes of one run: joining them, who speaks for all, and one answer for all."""
 
 import faulthandler
+import zlib
 from typing import Any
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 
 # A process that has not been heard of for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
+_SHUTDOWN_SECONDS = 30  # between the ends of the first process and the last
 _JOIN_SECONDS = 300
+# For a process that lives and does not come. One may prepare data that the others have already.
+_WAIT_SECONDS = 2 * 60 * 60
 
 
 class ProcessError(RuntimeError):
@@ -24,10 +28,17 @@ def join(coordinator: str, count: int, index: int) -> None:
         count: number of processes; with `coordinator`.
         index: of this one, from 0; with `coordinator`.
 
+    Waits at most five minutes for the others; JAX then ends this process, saying so.
+
     Raises:
-        ProcessError: no cluster is found, or the others do not come within five minutes.
+        ProcessError: no cluster is found, or the coordinator's address cannot be used.
     """
+    # JAX would take SIGTERM for a notice to be looked at between steps, and `kill` or a scheduler's end to a job would
+    # end nothing.
+    jax.config.update('jax_enable_preemption_service', False)
     given: dict[str, Any] = {}
+    there = f'{count} processes at {coordinator}' if coordinator else 'the processes that the cluster tells of'
+    print(f'Waiting for {there}, at most {_JOIN_SECONDS // 60} minutes.', flush=True)
     if coordinator:
         given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
     try:
@@ -35,7 +46,7 @@ def join(coordinator: str, count: int, index: int) -> None:
             **given,
             initialization_timeout=_JOIN_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         mend = (
@@ -70,11 +81,32 @@ def agreed(value: float) -> float:
 
 
 def wait(name: str) -> None:
-    """Until all processes have come here."""
+    """Until all processes have come here, however late: at most two hours.
+
+    Not by a collective of the devices, which on CPU gives up after half a minute and, at the end of a run, lets a
+    process go before the others know.
+    """
+    if several():
+        from orbax.checkpoint import multihost
+
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WAIT_SECONDS * 1000)
+
+
+def check_same(content: bytes) -> None:
+    """Checks that all processes have the same content.
+
+    Raises:
+        ProcessError: in all of them, where one has another.
+    """
     if several():
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(content)))
+        if others := np.flatnonzero(sums != sums[0]).tolist():
+            raise ProcessError(
+                f'of {len(sums)} processes, number {", ".join(map(str, others))} has another configuration or other '
+                'training labels than number 0; start all with the same command but for cluster.process.'
+            )
 
 
 def lost_another(error: BaseException) -> bool:

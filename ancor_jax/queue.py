@@ -45,7 +45,8 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None, axis
     Args:
         queue: the buffers; with `axis_name` this device's slots of them, and pointers into the whole.
         keys: [N, D], un-normalised, in the order in which they are to be written. No gradient flows.
-        labels: int [N] in [0, C); None puts all keys into class 0, the class-agnostic queue.
+        labels: int [N]; a key whose label is outside [0, C) is left out. None puts all keys into class 0, the
+            class-agnostic queue.
         axis_name: mesh axis over which the slots are split; keys and labels are those of the whole batch, the same on
             every device, each of which writes what falls into its own slots. None where one device has all slots.
 
@@ -76,7 +77,8 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None, axis
     overwritten = rank < counts[labels] - size
     place = slot - first_here
     elsewhere = (place < 0) | (place >= slots_here)
-    place = jnp.where(overwritten | elsewhere, slots_here, place)
+    no_class = ~jnp.any(one_hot > 0, axis=1)
+    place = jnp.where(overwritten | elsewhere | no_class, slots_here, place)
     values = jax.lax.stop_gradient(keys).astype(queue.keys.dtype)
     written = queue.keys.at[labels, place].set(values, mode='drop')
     return Queue(written, (queue.pointers + counts) % size)

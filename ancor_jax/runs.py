@@ -37,6 +37,15 @@ def identity(config: Config, num_devices: int) -> dict[str, Any]:
     return values
 
 
+def shared_by_processes(config: Config, num_devices: int) -> dict[str, Any]:
+    """What must be the same in all processes of a run: all but where each finds its data and what it shows."""
+    values = identity(config, num_devices)
+    for section, names in {'data': ('dir', 'download', 'cache', 'threads'), 'train': ('progress',)}.items():
+        for name in names:
+            del values[section][name]
+    return values
+
+
 def claim(
     directory: pathlib.Path, config: Config, num_devices: int, classes: Mapping[str, Sequence[str]], begun: bool
 ) -> None:

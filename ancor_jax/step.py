@@ -5,6 +5,8 @@ parameters of before this step and towards the batch statistics of after the que
 queue as it was; SGD; enqueue.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +35,7 @@ class Batch(NamedTuple):
     """One device's share of a batch: n of the N samples, consecutive ones."""
 
     query: jax.Array  # float32 [n, H, W, 3], normalised first views
-    key: jax.Array  # second views; unused without a contrast
+    key: jax.Array  # second views, or what they are made of (see `train_step`); unused without a contrast
     labels: jax.Array  # int32 [n]
 
 
@@ -87,7 +89,13 @@ def create_state(
 
 
 def train_step(
-    state: TrainState, batch: Batch, rng: jax.Array, *, recipe: Recipe, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    recipe: Recipe,
+    axis_name: str | None = None,
+    second_views: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on one device's share of the batch.
 
@@ -97,6 +105,9 @@ def train_step(
         rng: key of the run, the same on every device; the step number is folded in.
         recipe: static parts.
         axis_name: mesh axis over which the batch is split (under `jax.shard_map` or `jax.pmap`), None on one device.
+        second_views: makes the second views float32 [n, H, W, 3] from what `batch.key` holds of n samples, whichever
+            they are, and their places int32 [n] in the whole batch; None where it holds the views. Shuffling sends
+            `batch.key` from device to device: less, the less is in it.
 
     Returns:
         The state after the step, and scalar metrics averaged over the whole batch.
@@ -106,7 +117,12 @@ def train_step(
     query_rng, key_rng, shuffle_rng = jax.random.split(rng, 3)
 
     target_params: Params = {}
+    images = order = None
     if method.uses_keys:
+        if recipe.shuffle_keys:
+            size = batch.query.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+            order = jax.random.permutation(shuffle_rng, size)
+        images = _shuffled(batch.key, order, axis_name, second_views)
         target_params = optim.moving_average(
             state.target_params, _without_classifier(state.params), recipe.target_momentum
         )
@@ -125,11 +141,10 @@ def train_step(
         batch_stats = _mean_over(mutated['batch_stats'], axis_name)
         target_stats: Params = {}
         keys = None
-        if method.uses_keys:
+        if images is not None:
             averaged = optim.moving_average(state.target_batch_stats, batch_stats, recipe.target_momentum)
-            keys, target_stats = _key_pass(
-                recipe, target_params, averaged, batch.key, state.step, key_rng, shuffle_rng, axis_name
-            )
+            variables = {'params': target_params, 'batch_stats': averaged}
+            keys, target_stats = _key_pass(recipe, variables, images, order, state.step, key_rng, axis_name)
         loss, metrics = _loss(recipe, params, outputs, keys, state.queue, batch.labels, axis_name)
         return loss, (batch_stats, target_stats, keys, metrics)
 
@@ -184,10 +199,20 @@ def resident_steps(
     sample_index = _sample_index(indices.shape[1], axis_name)
 
     def one(state: TrainState, chosen: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        images = samples.images[chosen]
-        query, key = augment.two_views(view_rng(rng, state.step), images, sample_index, views)
-        batch = Batch(query, key, samples.labels[chosen])
-        after, metrics = train_step(state, batch, _step_rng(rng), recipe=recipe, axis_name=axis_name)
+        of_views = _as_varying(view_rng(rng, state.step), axis_name)
+
+        def view(chosen: jax.Array, places: jax.Array, number: int) -> jax.Array:
+            return augment.random_view(augment.view_keys(of_views, places, number), samples.images[chosen], views)
+
+        batch = Batch(view(chosen, sample_index, 0), chosen, samples.labels[chosen])
+        after, metrics = train_step(
+            state,
+            batch,
+            _step_rng(rng),
+            recipe=recipe,
+            axis_name=axis_name,
+            second_views=functools.partial(view, number=1),
+        )
         return after, metrics | {'step': state.step}
 
     if not unroll:
@@ -223,10 +248,20 @@ def cropped_step(
     Returns:
         As `resident_steps` of one step.
     """
-    sample_index = _sample_index(labels.shape[0], axis_name)
-    both = (query, key if recipe.method.uses_keys else query)
-    batch = Batch(*augment.finish_two_views(view_rng(rng, state.step), *both, sample_index, views), labels)
-    after, metrics = train_step(state, batch, _step_rng(rng), recipe=recipe, axis_name=axis_name)
+    of_views = _as_varying(view_rng(rng, state.step), axis_name)
+
+    def view(crops: jax.Array, places: jax.Array, number: int) -> jax.Array:
+        return augment.finish_view(augment.view_keys(of_views, places, number), crops, views)
+
+    batch = Batch(view(query, _sample_index(labels.shape[0], axis_name), 0), key, labels)
+    after, metrics = train_step(
+        state,
+        batch,
+        _step_rng(rng),
+        recipe=recipe,
+        axis_name=axis_name,
+        second_views=functools.partial(view, number=1),
+    )
     return after, jax.tree.map(lambda value: value[None], metrics | {'step': state.step})
 
 
@@ -246,24 +281,35 @@ def _sample_index(n: int, axis_name: str | None) -> jax.Array:
     return first + jnp.arange(n, dtype=jnp.int32)
 
 
+def _shuffled(
+    key: jax.Array,
+    order: jax.Array | None,
+    axis_name: str | None,
+    second_views: Callable[[jax.Array, jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """This device's share of the second views in a random `order` [N] of the whole batch; None: in batch order."""
+    places = _sample_index(key.shape[0], axis_name)
+    if order is not None:
+        places = _local(order, key.shape[0], axis_name)
+        key = _gather(key, axis_name)[places]
+    return key if second_views is None else second_views(key, places)
+
+
 def _key_pass(
     recipe: Recipe,
-    params: Params,
-    batch_stats: Params,
+    variables: dict[str, Params],
     images: jax.Array,
+    order: jax.Array | None,
     step: jax.Array,
     dropout_rng: jax.Array,
-    shuffle_rng: jax.Array,
     axis_name: str | None,
 ) -> tuple[jax.Array, Params]:
-    """Keys [N, D] of the whole batch, in batch order and the same on every device, and the target's new statistics."""
-    order = None
-    if recipe.shuffle_keys:
-        everyone = _gather(images, axis_name)
-        order = jax.random.permutation(shuffle_rng, everyone.shape[0])
-        images = everyone[_local(order, images.shape[0], axis_name)]
+    """Keys [N, D] of the whole batch, in batch order and the same on every device, and the target's new statistics.
+
+    The views [n, H, W, 3] come in `order`, see `_shuffled`.
+    """
     keys, mutated = recipe.model.apply(
-        {'params': params, 'batch_stats': batch_stats},
+        variables,
         images,
         train=True,
         step=step,
@@ -333,7 +379,7 @@ def _copy(tree: Params) -> Params:
     return jax.tree.map(jnp.copy, tree)
 
 
-def _as_varying(tree: Params, axis_name: str | None) -> Params:
+def _as_varying(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.pcast(tree, axis_name, to='varying')
 
 

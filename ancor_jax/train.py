@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -216,8 +217,11 @@ def train(config: Config, directory: pathlib.Path) -> evaluate.Evaluation:
             state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
     if not run.dataset.test.has_fine:
         print('No test images with fine labels, so no few-shot evaluation.', flush=True)
-        return evaluate.Evaluation([], [])
-    return _final_evaluation(run, state)
+        evaluation = evaluate.Evaluation([], [])
+    else:
+        evaluation = _final_evaluation(run, state)
+    processes.wait('evaluated')  # one that left before the others would be taken for dead by them
+    return evaluation
 
 
 def look_at_data(config: Config, directory: pathlib.Path) -> None:
@@ -293,7 +297,6 @@ def _train_epochs(
         shown=shown,
     )
     resident = data.lives_on_device(run.dataset, config.data)
-    advance = (_resident_feed if resident else _host_feed)(run, rng, done)
     before = runs.training_seconds(run.directory, done)
     start = time.monotonic()
     validates = config.eval.every_epochs and run.dataset.test.has_fine
@@ -302,8 +305,9 @@ def _train_epochs(
     with metrics.ScalarWriter(writing, config.train.tensorboard, done) as writer, progress:
         log = _Log(config, laid_out, writer, progress, begin)
         trace = _Trace(config.profile, run.directory / 'profile')
+        advance = (_resident_feed if resident else _host_feed)(run, rng, done, trace.before)
         for epoch in range(done // per_epoch, config.train.epochs):
-            log.start()
+            log.start(epoch)
             for after, values in advance(state, epoch):
                 state = after
                 log.dispatched(values)
@@ -334,8 +338,8 @@ def _labels(run: Run) -> np.ndarray:
     return split.fine if run.plan.recipe.method.labels == 'fine' else split.coarse
 
 
-def _resident_feed(run: Run, rng: jax.Array, _: int) -> _Feed:
-    """Training on images that live on the device."""
+def _resident_feed(run: Run, rng: jax.Array, _: int, before: Callable[[int], None]) -> _Feed:
+    """Training on images that live on the device; `before` is told the number of steps before each dispatch."""
     samples = step.Samples(*mesh.replicate((run.dataset.train.array, _labels(run)), run.devices))
     steps = mesh.map_resident_steps(run.devices, run.plan.recipe, run.plan.views)
     settings = run.config.train
@@ -347,6 +351,7 @@ def _resident_feed(run: Run, rng: jax.Array, _: int) -> _Feed:
         start = 0
         for size in dispatch_sizes(len(order), most):
             indices = mesh.shard(order[start : start + size], run.devices, dim=1)
+            before(size)
             state, values = steps(state, samples, indices, rng)
             yield state, values
             start += size
@@ -354,8 +359,8 @@ def _resident_feed(run: Run, rng: jax.Array, _: int) -> _Feed:
     return advance
 
 
-def _host_feed(run: Run, rng: jax.Array, done: int) -> _Feed:
-    """Training on images that the host reads and crops anew in every epoch."""
+def _host_feed(run: Run, rng: jax.Array, done: int, before: Callable[[int], None]) -> _Feed:
+    """Training on images that the host reads and crops anew in every epoch; `before` as `_resident_feed`."""
     config, laid_out = run.config, run.plan
     one_step = mesh.map_cropped_step(run.devices, laid_out.recipe, laid_out.views)
     crops = pipeline.prefetch(
@@ -378,6 +383,7 @@ def _host_feed(run: Run, rng: jax.Array, done: int) -> _Feed:
 
     def advance(state: step.TrainState, _: int) -> Iterator[tuple[step.TrainState, dict[str, jax.Array]]]:
         for batch in itertools.islice(crops, laid_out.steps_per_epoch):
+            before(1)
             state, values = one_step(state, *batch, rng)
             yield state, values
 
@@ -385,34 +391,38 @@ def _host_feed(run: Run, rng: jax.Array, done: int) -> _Feed:
 
 
 class _Trace:
-    """Writes a profile of some steps, for TensorBoard or Perfetto; a window begins and ends between dispatches."""
+    """Writes a profile of some steps, for TensorBoard or Perfetto: of the whole dispatches that have them."""
 
     def __init__(self, window: tuple[int, ...], directory: pathlib.Path) -> None:
-        self._first, self._last = window or (-1, -1)
-        self._directory, self._done, self._on = directory, 0, False
-        if self._first == 0:
-            self._start()
+        self._window = window  # (first step, the one after the last), or () for no trace, or no more
+        # Processes of one machine would write files of the same name.
+        self._directory = directory / f'process{jax.process_index()}' if processes.several() else directory
+        self._done, self._on = 0, False
+        self._values: dict[str, jax.Array] = {}
+
+    def before(self, steps: int) -> None:
+        """So many steps are about to be dispatched."""
+        if self._window and not self._on and self._done + steps > self._window[0]:
+            jax.block_until_ready(self._values)  # what runs still is no part of it
+            jax.profiler.start_trace(str(self._directory))
+            self._on = True
 
     def dispatched(self, steps: int, values: dict[str, jax.Array]) -> None:
         """Steps are on their way and will give these metrics."""
         self._done += steps
-        if self._on and self._done >= self._last:
-            jax.block_until_ready(values)
+        self._values = values
+        if self._on and self._done >= self._window[1]:
             self.end()
-        elif not self._on and 0 <= self._first <= self._done < self._last:
-            jax.block_until_ready(values)
-            self._start()
-
-    def _start(self) -> None:
-        jax.profiler.start_trace(str(self._directory))
-        self._on = True
 
     def end(self) -> None:
-        """Writes the trace, if one is being taken."""
+        """Writes the trace, if one is being taken; says so if there was nothing to trace."""
         if self._on:
+            jax.block_until_ready(self._values)
             jax.profiler.stop_trace()
-            self._on = False
             print(f'Trace written to {self._directory}', flush=True)
+        elif self._window:
+            print(f'No trace: profile={self._window} begins after the {self._done} steps of this session.', flush=True)
+        self._window, self._on = (), False
 
 
 class _Log:
@@ -431,8 +441,12 @@ class _Log:
         self._pending: dict[str, jax.Array] | None = None
         self._rate = metrics.Rate()
 
-    def start(self) -> None:
+    def start(self, epoch: int) -> None:
         """An epoch begins: what came between does not count for images/s."""
+        steps = self._plan.steps_per_epoch
+        # All at once and before its steps: the schedule is computed on the device, where it would wait for them.
+        self._first = epoch * steps
+        self._learning_rates = np.asarray(jax.vmap(self._plan.schedule)(np.arange(self._first, self._first + steps)))
         self._rate.start()
 
     def dispatched(self, values: dict[str, jax.Array]) -> None:
@@ -461,7 +475,7 @@ class _Log:
             number = first + i + 1
             if number % every == 0:
                 scalars = {name: float(value[i]) for name, value in arrays.items()}
-                scalars['learning_rate'] = float(self._plan.schedule(first + i))
+                scalars['learning_rate'] = float(self._learning_rates[first + i - self._first])
                 scalars['images_per_second'] = rate
                 scalars['epoch'] = number / self._plan.steps_per_epoch
                 self._writer.write(number, scalars)
@@ -533,6 +547,9 @@ def _claim(run: Run) -> None:
     latest = run.directory / runs.CHECKPOINTS / checkpoint.LATEST
     begun = any(path.name.isdigit() for path in latest.glob('*'))
     classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
+    processes.wait('prepared')
+    shared = runs.shared_by_processes(run.config, run.devices.size)
+    processes.check_same(json.dumps(shared).encode() + _labels(run).tobytes())
     if processes.is_first():
         runs.claim(run.directory, run.config, run.devices.size, classes, begun)
     processes.wait('claimed')

@@ -9,8 +9,8 @@ gather, both views, step. The global batch and the queue stay the same, so n dev
 Bytes are those that a device receives in a step, by the usual ring algorithms (all-gather and reduce-scatter of B
 bytes: (n − 1)/n B; all-reduce: twice that), summed over the collectives that the compiled program has. The least
 possible: one all-reduce of the gradients and of the batch-norm statistics of both networks; queries, keys and labels
-once to everybody; the gradients of the queries back; and where keys are shuffled over the statistics groups, the second
-views once to everybody.
+once to everybody; the gradients of the queries back; and where keys are shuffled over the statistics groups, as they
+are with a group on each device, the number of each sample once to everybody: its second view is made where it goes.
 
 Virtual devices share the same cores: their time says what splitting costs, not what it wins.
 """
@@ -51,7 +51,7 @@ def received_bytes(program: str, devices: int) -> dict[str, float]:
     return received
 
 
-def least_bytes(state: Any, batch: int, dim: int, views: int, devices: int, shuffled: bool) -> float:
+def least_bytes(state: Any, batch: int, dim: int, devices: int, shuffled: bool) -> float:
     """What has to be received, see above; all in float32."""
     share = (devices - 1) / devices
 
@@ -59,23 +59,23 @@ def least_bytes(state: Any, batch: int, dim: int, views: int, devices: int, shuf
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     reduced = size(state.params) + size(state.batch_stats) + size(state.target_batch_stats)
-    gathered = batch * (3 * dim * 4 + 2 * 4) + (batch * views**2 * 3 * 4 if shuffled else 0)
+    gathered = batch * (3 * dim * 4 + 2 * 4 + (4 if shuffled else 0))
     return share * (2 * reduced + gathered)
 
 
-def measure(devices: int, width: float, batch: int, queue_size: int, rounds: int) -> list[str]:
+def measure(devices: int, groups: int, width: float, batch: int, queue_size: int, rounds: int) -> list[str]:
     """A row of the table."""
     config = cifar100_coarse.experiment('full')
     config.model.width = width
     config.train.batch_size = batch
-    config.train.batch_norm_groups = 1
+    config.train.batch_norm_groups = groups
     config.contrast.queue_size = queue_size
     laid_out = train.plan(config, 20, 50_000, devices)
     on = mesh.make_mesh(devices)
     size = laid_out.views.size
 
     def initial() -> step.TrainState:
-        return step.create_state(jax.random.key(0), laid_out.recipe, (size, size, 3), queue_size, laid_out.queue_dtype)
+        return train.fresh_state(laid_out, jax.random.key(0))
 
     places = mesh.abstract_state(on, laid_out.recipe, jax.eval_shape(initial))
     state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, places))()
@@ -95,11 +95,12 @@ def measure(devices: int, width: float, batch: int, queue_size: int, rounds: int
         if number:
             seconds.append(time.perf_counter() - start)
     received = received_bytes(compiled.as_text(), devices)
-    least = least_bytes(state, batch, config.model.embed_dim, size, devices, laid_out.recipe.shuffle_keys)
+    least = least_bytes(state, batch, config.model.embed_dim, devices, laid_out.recipe.shuffle_keys)
     here = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.queue)]
     median = statistics.median(seconds)
     return [
         f'{devices}',
+        'synchronised' if groups == 1 else 'a group a device',
         f'{batch / median:,.0f}',
         f'{median * 1e3:,.0f}',
         f'{sum(here) / machine.MIB:,.1f}',
@@ -112,6 +113,7 @@ def measure(devices: int, width: float, batch: int, queue_size: int, rounds: int
 
 HEADER = (
     'devices',
+    'batch norm',
     'images/s',
     'ms a step',
     'queue on a device, MiB',
@@ -138,11 +140,11 @@ def main() -> None:
     lines = [
         '# One step on several devices',
         '',
-        '    python -m benchmarks.scaling --out benchmarks/scaling.md',
+        f'    python -m benchmarks.scaling {machine.options()}',
         '',
         machine.where(),
         f'ANCOR, ResNet-12 of width {args.width:g} at 32 × 32, global batch {args.batch}, 20 × {args.queue:,} keys of '
-        f'128 numbers,\nsynchronised batch norm; medians of {args.rounds} steps.',
+        f'128 numbers;\nmedians of {args.rounds} steps.',
         '',
         '| ' + ' | '.join(HEADER) + ' |',
         '|' + '---|' * len(HEADER),
@@ -152,8 +154,10 @@ def main() -> None:
         if devices > there:
             print(f'{devices} devices are asked for and {there} are there.', flush=True)
             continue
-        lines.append('| ' + ' | '.join(measure(devices, args.width, args.batch, args.queue, args.rounds)) + ' |')
-        print(lines[-1], flush=True)
+        for groups in (1, 0):
+            row = measure(devices, groups, args.width, args.batch, args.queue, args.rounds)
+            lines.append('| ' + ' | '.join(row) + ' |')
+            print(lines[-1], flush=True)
     if args.out:
         args.out.write_text('\n'.join([*lines, '']), encoding='utf-8')
 

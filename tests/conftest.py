@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import jax
+import pytest
 
 # What takes time in tests is to compile, and LLVM takes half of it for the levels that make programs quick.
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'
@@ -25,3 +26,11 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_debug_key_reuse', True)
+
+# The files that take longest: begun first (see --no-loadscope-reorder), they leave no core idle at the end.
+_LONGEST = 'test_processes', 'test_train', 'test_train_host', 'test_step', 'test_episodes', 'test_models', 'test_losses'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f'{name}.py': number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -40,6 +40,19 @@ def test_latest_and_best(tmp_path):
     assert len(list((tmp_path / 'checkpoints' / 'latest').iterdir())) == 1
 
 
+def test_a_better_state_takes_the_place_of_one_from_beyond_the_resume(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save_if_best(10, state(10), 30.0)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert not checkpoints.save_if_best(5, state(5), 20.0)
+        assert checkpoints.step(checkpoint.BEST) == 10
+        assert checkpoints.save_if_best(5, state(5), 40.0)
+        assert checkpoints.save_if_best(5, state(6), 50.0)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.step(checkpoint.BEST), checkpoints.best_score()) == (5, 50.0)
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract(1), checkpoint.BEST), state(6))
+
+
 @pytest.mark.parametrize(('before', 'after'), [(1, 4), (4, 2)])
 def test_restored_on_another_number_of_devices(before, after, tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:

@@ -99,6 +99,7 @@ def test_each_mistake_gets_one_sentence(field, value, message):
         ({'optim.schedule': 'cosine_restarts', 'optim.warmup_epochs': 1}, 'warmup_epochs goes with'),
         ({'optim.schedule': 'steps', 'optim.milestones': (25, 20)}, 'must ascend'),
         ({'optim.schedule': 'steps', 'optim.milestones': (20, 120)}, 'reach past train.epochs=30'),
+        ({'cluster.coordinator': 'host', 'cluster.processes': 2, 'cluster.process': 0}, 'must be HOST:PORT'),
         ({'cluster.coordinator': 'host:1'}, 'needs cluster.processes'),
         ({'cluster.coordinator': 'host:1', 'cluster.processes': 2, 'cluster.process': 2}, 'they are 2 and 2'),
         ({'cluster.coordinator': 'host:1', 'cluster.processes': 2, 'cluster.process': -1}, 'they are 2 and -1'),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ RUN = """
 import os, sys, time
 from absl import app
 import main
-from ancor_jax import checkpoint
+from ancor_jax import checkpoint, evaluate, processes
 
 class Dying(checkpoint.Checkpoints):
     def save_latest(self, step, state):
@@ -28,6 +30,11 @@ class Dying(checkpoint.Checkpoints):
 if 'dies' in sys.argv:
     sys.argv.remove('dies')
     checkpoint.Checkpoints = Dying
+if 'late' in sys.argv:  # the first process writes the results long after the others have theirs
+    sys.argv.remove('late')
+    processes._SHUTDOWN_SECONDS = 2
+    tell = evaluate.tell
+    evaluate.tell = lambda *args, **kwargs: (time.sleep(8), tell(*args, **kwargs))
 app.run(main.main, flags_parser=main._parse)
 """
 SETTINGS = [
@@ -40,14 +47,36 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+CHECKPOINTS = """
+import pathlib, signal, sys
+import jax, numpy as np
+from ancor_jax import checkpoint, mesh, processes
+directory, port, index = sys.argv[1:]
+processes.join(f'localhost:{port}', 2, int(index))
+devices = mesh.make_mesh()
+with checkpoint.Checkpoints(pathlib.Path(directory)) as checkpoints:
+    for step in range(1, 16):
+        state = {'keys': mesh.shard(np.full((2, 64), step, np.float32), devices, dim=1)}
+        assert checkpoints.save_if_best(step, state, float(step))
+        checkpoints.save_latest(step, state)
+print('written', flush=True)
+signal.pause()
+"""
+
+
 def start(directory, devices, *arguments, config='configs/digits_coarse.py', **variables):
+    command = ['-c', RUN, f'--config={config}', *SETTINGS, f'--workdir={directory}', *arguments]
+    return start_python(directory, devices, *command, **variables)
+
+
+def start_python(directory, devices, *arguments, **variables):
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': str(ROOT),
         **variables,
     }
-    command = [sys.executable, '-c', RUN, f'--config={config}', *SETTINGS, f'--workdir={directory}', *arguments]
+    command = [sys.executable, *arguments]
     log = (directory.parent / f'log{len(list(directory.parent.glob("log*")))}').open('w+')
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT), log
 
@@ -56,6 +85,13 @@ def finish(process, log, seconds=240):
     process.wait(seconds)
     log.seek(0)
     return process.returncode, log.read()
+
+
+def wait_for(text, log, seconds=120):
+    end = time.monotonic() + seconds
+    while text not in (said := pathlib.Path(log.name).read_text()):
+        assert time.monotonic() < end, said
+        time.sleep(0.1)
 
 
 def free_port():
@@ -122,6 +158,7 @@ def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
             tmp_path / 'job',
             2,
             *settings,
+            'late',
             config=config,
             **slurm,
             SLURM_PROCID=str(index),
@@ -132,6 +169,33 @@ def test_tasks_of_a_slurm_job_share_the_reading_of_images(tmp_path):
     for task in tasks:
         code, text = finish(*task)
         assert code == 0, text
+    assert (tmp_path / 'job' / 'results.json').is_file()
     expected, actual = curve(tmp_path / 'alone'), curve(tmp_path / 'job')
     assert list(actual) == list(expected) == list(range(1, 5))
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
+
+
+def test_both_checkpoints_of_every_step_are_written_and_a_signal_ends_it(tmp_path):
+    """Best and latest are written at the same time, each by all processes."""
+    port = str(free_port())
+    both = [start_python(tmp_path / 'run', 1, '-c', CHECKPOINTS, tmp_path, port, str(index)) for index in (0, 1)]
+    for _, log in both:
+        wait_for('written', log)
+    assert (tmp_path / 'latest' / '15').is_dir()
+    assert (tmp_path / 'best' / '15').is_dir()
+    for process, _ in reversed(both):
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_processes_of_other_configurations_do_not_train_together(tmp_path):
+    cluster = f'--config.cluster.coordinator=localhost:{free_port()}', '--config.cluster.processes=2'
+    both = [
+        start(tmp_path / 'run', 2, *cluster, f'--config.cluster.process={index}', f'--config.seed={index}')
+        for index in (0, 1)
+    ]
+    for process in both:
+        code, text = finish(*process)
+        assert code == 1, text
+        assert 'number 1 has another configuration' in text
+    assert not (tmp_path / 'run').exists()

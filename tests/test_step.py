@@ -1,6 +1,7 @@
 """The train step: three whole steps of the reference, and the same numbers on any number of devices."""
 
 import functools
+import re
 import types
 
 import flax.linen as nn
@@ -251,8 +252,10 @@ def test_supervised_methods_carry_no_target_and_no_queue():
     assert not state.target_batch_stats
 
 
-def test_resident_steps_on_eight_devices_equal_one():
-    """Gather, views, several steps in a dispatch: the same loss curve on 1 and 8 devices, statistics synchronised."""
+@pytest.mark.parametrize('groups', [1, 8])
+def test_resident_steps_on_eight_devices_equal_one(groups):
+    """Gather, views, several steps in a dispatch: the same loss curve on 1 and 8 devices, whether their statistics are
+    synchronised or keys shuffled over groups."""
     rng = np.random.default_rng(0)
     samples = step.Samples(
         jnp.asarray(rng.integers(0, 256, (64, 12, 12, 3), np.uint8)),
@@ -263,7 +266,8 @@ def test_resident_steps_on_eight_devices_equal_one():
     curves = []
     for num_devices in (1, 8):
         devices = mesh.make_mesh(num_devices)
-        recipe = make_recipe(bn_sync=num_devices > 1, axis_name=mesh.AXIS)
+        here, synchronised, shuffled = mesh.statistics_groups(groups, num_devices, 32)
+        recipe = make_recipe(bn_groups=here, bn_sync=synchronised, shuffle_keys=shuffled, axis_name=mesh.AXIS)
         state = step.create_state(jax.random.key(1), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32)
         run = mesh.map_resident_steps(devices, recipe, views)
         places = mesh.abstract_state(devices, recipe, jax.eval_shape(lambda state=state: state))
@@ -279,6 +283,25 @@ def test_resident_steps_on_eight_devices_equal_one():
         curves.append(np.concatenate([metrics['loss'] for metrics in told]))
     np.testing.assert_allclose(curves[1], curves[0], atol=1e-4)
     assert np.ptp(curves[0]) > 0.01
+
+
+def test_shuffling_sends_no_images_of_a_resident_set_and_crops_as_they_are():
+    """What goes to everybody: numbers of samples, or crops of 8 bits; never the finished views."""
+    devices = mesh.make_mesh(4)
+    recipe = make_recipe(shuffle_keys=True, axis_name=mesh.AXIS)
+    views = augment.Recipe(size=12)
+    state = jax.eval_shape(lambda: step.create_state(jax.random.key(0), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32))
+    crops, labels = (jax.ShapeDtypeStruct((32, *shape), dtype) for shape, dtype in (((12, 12, 3), 'u1'), ((), 'i4')))
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    resident = mesh.map_resident_steps(devices, recipe, views).lower(
+        state, step.Samples(crops, labels), jax.ShapeDtypeStruct((1, 32), 'i4'), rng
+    )
+    cropped = mesh.map_cropped_step(devices, recipe, views).lower(state, crops, crops, labels, rng)
+    gathered = [
+        set(re.findall(r'all_gather.*-> tensor<(\w*x12x12x3x\w+)>', lowered.as_text()))
+        for lowered in (resident, cropped)
+    ]
+    assert gathered == [set(), {'32x12x12x3xui8'}]
 
 
 @pytest.mark.parametrize(

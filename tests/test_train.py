@@ -241,9 +241,16 @@ def test_memory_is_told_before_it_is_used(tmp_path):
     assert all(f'{name} {size}' in train.describe(run) for name, size in told.items())
 
 
-def test_a_trace_of_some_steps(tmp_path):
-    train.train(small(profile=(1, 3), train__epochs=1, eval__protocols=('nway',)), tmp_path / 'run')
-    assert list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
+def test_a_trace_of_some_steps(tmp_path, capsys):
+    once = {'train__epochs': 1, 'eval__protocols': ('nway',)}
+    train.train(small(profile=(1, 2), train__steps_per_dispatch=2, **once), tmp_path / 'run')
+    assert len(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == 1
+    assert 'Trace written to' in capsys.readouterr().out
+    later = train._Trace((8, 9), tmp_path / 'later')
+    later.before(8)
+    later.dispatched(8, {})
+    later.end()
+    assert 'No trace: profile=(8, 9) begins after the 8 steps of this session.' in capsys.readouterr().out
     with pytest.raises(ConfigError, match='profile is the first step of a trace'):
         configuration.check(small(profile=(3, 1)))
 
