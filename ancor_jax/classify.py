@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ancor_jax import embed, episodes, extract, fewshot, gallery, runs, trained
+from ancor_jax import embed, episodes, extract, fewshot, files, gallery, trained
 from ancor_jax.config import Config, Eval
 from ancor_jax.data import Split, loose
 
@@ -67,8 +67,8 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     answer = solve(network, settings, supports, labels, queries, tuple(by_class), shown=config.train.progress)
     out = directory / 'classification' / query.resolve().name
     out.mkdir(parents=True, exist_ok=True)
-    runs.write_whole(out / 'classification.csv', _csv(answer))
-    runs.write_whole(out / 'classification.html', _gallery(answer, supports, labels, queries, network.title))
+    files.write_whole(out / 'classification.csv', _csv(answer))
+    files.write_whole(out / 'classification.html', _gallery(answer, supports, labels, queries, network.title))
     print(summary(answer))
     print(f'Written to {out / "classification.csv"} and {out / "classification.html"}', flush=True)
     return answer

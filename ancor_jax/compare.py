@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ancor_jax import episodes, fewshot
+from ancor_jax import episodes, fewshot, files
 from ancor_jax.config import ConfigError
 
 RESULTS = 'results.json'
@@ -72,8 +72,8 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> str:
         f'{_markdown("run", runs[1:], columns, differences)}\n'
     )
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'comparison.md').write_text(text, encoding='utf-8')
-    (out / 'comparison.csv').write_text(_csv(runs, columns, accuracies, differences), encoding='utf-8')
+    files.write_whole(out / 'comparison.md', text)
+    files.write_whole(out / 'comparison.csv', _csv(runs, columns, accuracies, differences))
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax import data, episodes, fewshot, probes, runs, trained
+from ancor_jax import data, episodes, fewshot, files, probes, runs, trained
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data.dataset import Dataset
 from ancor_jax.episodes import Result
@@ -191,7 +191,7 @@ def evaluate_joined_runs(config: Config, directory: pathlib.Path) -> dict[str, E
     for join, evaluation in evaluate_joined(networks, dataset, config, shown=config.train.progress):
         here = directory / join
         here.mkdir(parents=True, exist_ok=True)
-        runs.write_whole(here / runs.CONFIG, json.dumps(runs.identity(config, 1), indent=1))
+        files.write_whole(here / runs.CONFIG, json.dumps(runs.identity(config, 1), indent=1))
         heading = f'{join.capitalize()} of {first.title} and {second.title} on {dataset.name}'
         tell(evaluation, heading, config, here / runs.RESULTS, step=second.step, seconds=0.0)
         evaluations[join] = evaluation
@@ -275,5 +275,5 @@ def tell(
     print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
     if evaluation.scores:
         print(f'{probe_table(evaluation.scores)}\n')
-    runs.write_whole(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
+    files.write_whole(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
     print(f'Written to {path}', flush=True)

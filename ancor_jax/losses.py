@@ -70,7 +70,7 @@ def class_contrastive_loss(
         query: [N, D] embeddings of the online network.
         key: [N, D] embeddings of the other views by the EMA target network: the positives.
         queue: [C, K, D] un-normalised earlier keys of each coarse class: the negatives.
-        labels: int [N] coarse labels in [0, C).
+        labels: int [N] coarse labels in [0, C). What a sample with another label gets means nothing (mask it).
         class_weights: [C, D] rows of the coarse classifier (read by the angular metric alone).
         temperature: T.
         metric: 'angular' (the projection) or 'norm' (plain cosine).
@@ -94,7 +94,7 @@ def class_contrast(
     temperature: float = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
-    schedule: negatives.Schedule | None = None,
+    layout: negatives.Layout | None = None,
 ) -> Contrast:
     """`class_contrastive_loss` with the contrast accuracy beside it.
 
@@ -103,10 +103,16 @@ def class_contrast(
     a TPU (64, 4,096) all (N + R C) / R blocks go side by side, each with its own piece.
 
     Args:
-        schedule: another layout of the work than the platform's own, to measure it; the result is the same.
+        layout: another layout of the work than the platform's own, to measure it; the result is the same.
         others: as `class_contrastive_loss`.
+
+    Returns:
+        Contrast of [N] losses and [N] bools.
+
+    Raises:
+        ValueError: as `class_contrastive_loss`.
     """
-    which = negatives.Negatives(metric, own_class=True, axis_name=axis_name, schedule=schedule)
+    which = negatives.Negatives(metric, own_class=True, axis_name=axis_name, layout=layout)
     return _contrast(query, key, queue, labels, class_weights, temperature, which)
 
 
@@ -136,13 +142,14 @@ def all_class_contrast(
     temperature: float = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
-    schedule: negatives.Schedule | None = None,
+    layout: negatives.Layout | None = None,
 ) -> Contrast:
     """`all_class_contrastive_loss` with the contrast accuracy beside it.
 
-    Streams over the queues of all classes as `class_contrast` over one; memory beyond the inputs P (N + D).
+    Streams over the queues of all classes as `class_contrast` over one; memory beyond the inputs P (N + D). Arguments,
+    result and errors as there.
     """
-    which = negatives.Negatives(metric, own_class=False, axis_name=axis_name, schedule=schedule)
+    which = negatives.Negatives(metric, own_class=False, axis_name=axis_name, layout=layout)
     return _contrast(query, key, queue, labels, class_weights, temperature, which)
 
 
@@ -170,7 +177,7 @@ def contrastive_loss(
 def contrast(
     query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float = 0.2, axis_name: str | None = None
 ) -> Contrast:
-    """`contrastive_loss` with the contrast accuracy beside it."""
+    """`contrastive_loss` with the contrast accuracy beside it: Contrast of [N] losses and [N] bools."""
     if queue.ndim != 2:
         raise ValueError(f'queue must be [K, D], one class-agnostic queue, and is {queue.shape}.')
     labels = jnp.zeros(query.shape[:1], jnp.int32)
@@ -272,6 +279,8 @@ def _check(
     metric: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Checks shapes; returns query and (constant) key in the dtype of the computation, at least float32."""
+    if not jnp.issubdtype(query.dtype, jnp.floating):
+        raise ValueError(f'query must hold floating-point numbers, and holds {query.dtype}.')
     if metric not in METRICS:
         raise ValueError(f'metric must be one of {", ".join(METRICS)}, and is {metric!r}.')
     if query.ndim != 2 or key.shape != query.shape:

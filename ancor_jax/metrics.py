@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self, TextIO
 
+from ancor_jax import files
 from ancor_jax.config import ConfigError
 
 PLAIN_LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
@@ -25,7 +26,7 @@ class ScalarWriter:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / 'metrics.jsonl'
         kept = [json.dumps(line) + '\n' for line in read_scalars(path) if line['step'] <= done]
-        path.write_text(''.join(kept), encoding='utf-8')
+        files.write_whole(path, ''.join(kept))  # a kill here must not cost what was told before
         self._lines = path.open('a', encoding='utf-8')
         if tensorboard:
             try:

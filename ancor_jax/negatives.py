@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ancor_jax import projection
 
 
-class Schedule(NamedTuple):
+class Layout(NamedTuple):
     """How the work is laid out. Which is fastest depends on the device; the result does not."""
 
     rows: int  # R, samples of one class that share a pass over its keys
@@ -30,10 +30,10 @@ class Schedule(NamedTuple):
 # The chosen layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the
 # caches. The others go by what XLA compiles for such chips (benchmarks/ahead.py): on a GPU blocks in turn are thousands
 # of kernels a step, each shorter than its launch, and the TPU's compiler expects them to take twice the cycles.
-SCHEDULES = {
-    'cpu': Schedule(rows=16, keys=4096, keys_for_all=4096, together=False),
-    'tpu': Schedule(rows=64, keys=4096, keys_for_all=16384, together=True),
-    'gpu': Schedule(rows=32, keys=2048, keys_for_all=32768, together=True),
+LAYOUTS = {
+    'cpu': Layout(rows=16, keys=4096, keys_for_all=4096, together=False),
+    'tpu': Layout(rows=64, keys=4096, keys_for_all=16384, together=True),
+    'gpu': Layout(rows=32, keys=2048, keys_for_all=32768, together=True),
 }
 
 
@@ -43,7 +43,7 @@ class Negatives(NamedTuple):
     metric: str  # 'angular' or 'norm'
     own_class: bool  # the keys of the row's class, else of all classes
     axis_name: str | None = None  # mesh axis over which rows and slots are split; None where one device has them all
-    schedule: Schedule | None = None  # None: as is best for the platform that it is compiled for
+    layout: Layout | None = None  # None: as is best for the platform that it is compiled for
 
 
 # log Σ exp(logit) [R], largest logit [R], softmax-weighted mean key [R, D] or None
@@ -85,8 +85,8 @@ def _forward(
     over_shard = functools.partial(
         _over_own_class if negatives.own_class else _over_all_classes, metric=negatives.metric, with_mean=with_mean
     )
-    if negatives.schedule is None:
-        laid_out = {name: functools.partial(over_shard, schedule=each) for name, each in SCHEDULES.items()}
+    if negatives.layout is None:
+        laid_out = {name: functools.partial(over_shard, layout=each) for name, each in LAYOUTS.items()}
         log_sum, largest, mean = jax.lax.platform_dependent(
             rows,
             labels,
@@ -98,7 +98,7 @@ def _forward(
             rocm=laid_out['gpu'],
         )
     else:
-        log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, schedule=negatives.schedule)
+        log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, layout=negatives.layout)
     if axis_name is None:
         return (log_sum, largest), mean
     log_sum_of_shard = log_sum
@@ -160,13 +160,13 @@ def _over_own_class(
     class_weights: jax.Array,
     metric: str,
     with_mean: bool,
-    schedule: Schedule,
+    layout: Layout,
 ) -> _Folded:
     """Each row over the keys of its class."""
-    plan = _plan_blocks(labels, queue.shape[0], schedule.rows)
+    plan = _plan_blocks(labels, queue.shape[0], layout.rows)
 
     def fold(rows: jax.Array, label: jax.Array) -> _Folded:
-        return _fold(rows, queue, class_weights, label, 1, metric, with_mean, schedule.keys, in_loop=not together)
+        return _fold(rows, queue, class_weights, label, 1, metric, with_mean, layout.keys, in_loop=not together)
 
     def nothing(rows: jax.Array, _: jax.Array) -> _Folded:
         zeros = jnp.zeros_like(rows[:, 0])
@@ -177,7 +177,7 @@ def _over_own_class(
         # The number of blocks is the worst case over class mixes; those that this mix leaves empty cost nothing.
         return jax.lax.cond(used, fold, nothing, rows, label)
 
-    together = schedule.together
+    together = layout.together
     blocks = rows.at[plan.sample].get(mode='fill', fill_value=0)  # [B, R, D]
     folded: _Folded = (
         jax.vmap(fold)(blocks, plan.label) if together else jax.lax.map(if_used, (blocks, plan.label, plan.used))
@@ -192,11 +192,11 @@ def _over_all_classes(
     class_weights: jax.Array,
     metric: str,
     with_mean: bool,
-    schedule: Schedule,
+    layout: Layout,
 ) -> _Folded:
     """Each row over the keys of all classes."""
     first, count = jnp.int32(0), queue.shape[0]
-    return _fold(rows, queue, class_weights, first, count, metric, with_mean, schedule.keys_for_all, in_loop=True)
+    return _fold(rows, queue, class_weights, first, count, metric, with_mean, layout.keys_for_all, in_loop=True)
 
 
 def _fold(

@@ -45,7 +45,7 @@ def angular_projection(x: jax.Array, class_weight: jax.Array) -> jax.Array:
 
 
 def project(x: jax.Array, class_weight: jax.Array, metric: str) -> jax.Array:
-    """`angular_projection`, or for the metric 'norm' the unit vectors themselves."""
+    """`angular_projection`, or for the metric 'norm' the unit vectors themselves; x [..., D] → [..., D]."""
     return angular_projection(x, class_weight) if metric == 'angular' else l2_normalize(x)
 
 

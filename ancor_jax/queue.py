@@ -49,6 +49,8 @@ def enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None = None, axis
             class-agnostic queue.
         axis_name: mesh axis over which the slots are split; keys and labels are those of the whole batch, the same on
             every device, each of which writes what falls into its own slots. None where one device has all slots.
+            Under `jax.shard_map` gather them by `jax.lax.all_gather(x, axis_name, tiled=True, to='invarying')`, so that
+            JAX knows that the pointers stay the same everywhere; the queue lies as Queue(P(None, axis_name), P()).
 
     Returns:
         The queue after writing; donate the old one to update it in place.

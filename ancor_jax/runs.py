@@ -1,13 +1,12 @@
-"""A run's work directory: the files in it, whose run it is, and writing them whole."""
+"""A run's work directory: the files in it, and whose run it is."""
 
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ancor_jax import config as configuration
-from ancor_jax import metrics
+from ancor_jax import files, metrics
 from ancor_jax.config import Config, ConfigError
 
 CONFIG = 'config.json'
@@ -64,8 +63,8 @@ def claim(
     if begun:
         check_same(directory, identity(config, num_devices))
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / CLASSES, json.dumps(classes, indent=1, ensure_ascii=False))
-    write_whole(directory / CONFIG, json.dumps(identity(config, num_devices), indent=1))
+    files.write_whole(directory / CLASSES, json.dumps(classes, indent=1, ensure_ascii=False))
+    files.write_whole(directory / CONFIG, json.dumps(identity(config, num_devices), indent=1))
 
 
 def check_same(directory: pathlib.Path, asked: Mapping[str, Any], *, afterwards: bool = False) -> None:
@@ -81,10 +80,10 @@ def check_same(directory: pathlib.Path, asked: Mapping[str, Any], *, afterwards:
     """
     stored = json.loads((directory / CONFIG).read_text(encoding='utf-8'))
     for name, was, now in _differences(stored, asked, '', _MAY_CHANGE_AFTERWARDS if afterwards else _MAY_CHANGE):
-        raise ConfigError(
-            f'{directory} holds a run with {name}={was!r}, and {now!r} is asked for now; '
-            'use another --workdir, or delete that one.'
-        )
+        mend = 'use another --workdir, or delete that one'
+        if name == 'train.batch_norm_groups':  # what 0 comes to, which changes with the devices
+            mend = f'--config.{name}={was} goes on with it, on devices that divide it; or {mend}'
+        raise ConfigError(f'{directory} holds a run with {name}={was!r}, and {now!r} is asked for now; {mend}.')
 
 
 def _differences(
@@ -130,10 +129,3 @@ def training_seconds(directory: pathlib.Path, done: int) -> float:
     return max(
         (line['training_seconds'] for line in lines if 'training_seconds' in line and line['step'] <= done), default=0.0
     )
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    half = path.with_name(path.name + '.part')
-    half.write_text(text, encoding='utf-8')
-    os.replace(half, path)

@@ -70,13 +70,13 @@ def shaped(on: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, P(*spec)))
 
 
-def contrast(on: jax.sharding.Mesh, layout: negatives.Schedule, classes: int, size: int) -> Any:
+def contrast(on: jax.sharding.Mesh, layout: negatives.Layout, classes: int, size: int) -> Any:
     """The compiled forward and backward pass; samples and queue split over the chips."""
     split, slots, n, dim = P(mesh.AXIS), P(None, mesh.AXIS), 256, 128
 
     def gradient(query: jax.Array, *rest: jax.Array) -> jax.Array:
         def loss(query: jax.Array) -> jax.Array:
-            return losses.class_contrast(query, *rest, axis_name=mesh.AXIS, schedule=layout).loss.mean()
+            return losses.class_contrast(query, *rest, axis_name=mesh.AXIS, layout=layout).loss.mean()
 
         return jax.grad(loss)(query)
 
@@ -189,7 +189,7 @@ def main() -> None:
     ]
     print('\n'.join(lines), flush=True)
     for size in args.sizes:
-        for layout in negatives.SCHEDULES.values():
+        for layout in negatives.LAYOUTS.values():
             compiled = contrast(on, layout, args.classes, size)
             counted = total(compiled.as_text(), cost) / scale
             temporary = compiled.memory_analysis().temp_size_in_bytes / machine.MIB

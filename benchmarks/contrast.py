@@ -20,7 +20,6 @@ import functools
 import multiprocessing
 import pathlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -155,13 +154,7 @@ def torch_growth(arrays: Problem) -> int:
 
 def measure(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     """Median seconds of each side, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            side.call()
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+    times = machine.seconds_by_turns({name: side.call for name, side in sides.items()}, rounds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -202,13 +195,13 @@ def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
 
 
 def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
-    """The row of the second table: milliseconds and MiB of our code in each layout of `negatives.SCHEDULES`."""
+    """The row of the second table: milliseconds and MiB of our code in each layout of `negatives.LAYOUTS`."""
     arrays = problem(0, n, classes, size, dim)
 
-    def in_layout(schedule: negatives.Schedule) -> Callable[..., jax.Array]:
-        return lambda *inputs: losses.class_contrast(*inputs, TEMPERATURE, schedule=schedule).loss
+    def in_layout(layout: negatives.Layout) -> Callable[..., jax.Array]:
+        return lambda *inputs: losses.class_contrast(*inputs, TEMPERATURE, layout=layout).loss
 
-    sides = {name: jax_side(in_layout(schedule), arrays) for name, schedule in negatives.SCHEDULES.items()}
+    sides = {name: jax_side(in_layout(layout), arrays) for name, layout in negatives.LAYOUTS.items()}
     seconds = measure(sides, rounds)
     cells = [f'{seconds[name] * 1e3:,.1f} | {side.extra_bytes / machine.MIB:,.1f}' for name, side in sides.items()]
     row = f'| {classes} | {size:,} | ' + ' | '.join(cells) + ' |'
@@ -216,7 +209,48 @@ def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
     return row
 
 
-LAYOUT_HEADER = '| C | K | ' + ' | '.join(f'as on a {name} ms | MiB' for name in negatives.SCHEDULES) + ' |'
+def rounding_case(cosine: float, size: int, n: int, dim: int) -> str:
+    """The row of the table of what storing the queue in bfloat16 changes, for embeddings that lie about a weight.
+
+    Args:
+        cosine: of each embedding to the weight of its class.
+        size: K; of 17 classes.
+        n, dim: N, D.
+    """
+    arrays = problem(0, n, 17, size, dim)
+    weights = arrays.class_weights / np.linalg.norm(arrays.class_weights, axis=-1, keepdims=True)
+
+    def about(embeddings: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+        aside = embeddings - np.sum(embeddings * anchors, axis=-1, keepdims=True) * anchors
+        aside /= np.linalg.norm(aside, axis=-1, keepdims=True)
+        return (cosine * anchors + np.sqrt(1 - cosine**2) * aside).astype(np.float32)
+
+    own = weights[arrays.labels]
+    inputs = about(arrays.query, own), about(arrays.key, own), about(arrays.queue, weights[:, None])
+
+    @jax.jit
+    def losses_and_gradient(query: jax.Array, key: jax.Array, queue: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def mean(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+            each = losses.class_contrastive_loss(query, key, queue, arrays.labels, arrays.class_weights, TEMPERATURE)
+            return each.mean(), each
+
+        gradient, each = jax.grad(mean, has_aux=True)(query)
+        return each, gradient
+
+    expected, gradient = losses_and_gradient(*inputs)
+    rounded, rounded_gradient = losses_and_gradient(*inputs[:2], jnp.asarray(inputs[2]).astype(jnp.bfloat16))
+    errors = (
+        abs(rounded.mean() / expected.mean() - 1),
+        jnp.abs(rounded / expected - 1).max(),
+        jnp.abs(rounded_gradient - gradient).max() / jnp.abs(gradient).max(),
+    )
+    row = f'| {cosine:g} | {size:,} | ' + ' | '.join(f'{error:.0e}' for error in errors) + ' |'
+    print(row, flush=True)
+    return row
+
+
+ROUNDING_HEADER = '| cosine to the weight | K | mean loss | loss of a sample, at most | gradient |'
+LAYOUT_HEADER = '| C | K | ' + ' | '.join(f'as on a {name} ms | MiB' for name in negatives.LAYOUTS) + ' |'
 HEADER = (
     '| C | K | queue MiB | ours ms | ours MiB | bfloat16 queue ms | MiB | ragged_dot ms | MiB | to ours '
     '| formula in JAX ms | MiB | to ours '
@@ -244,11 +278,15 @@ def main() -> None:
             rows += case(classes, size, args.samples, args.dim, args.rounds)
     layouts = []
     if args.layouts:
-        layouts = ['', 'Ours in the layouts of `ancor_jax.negatives.SCHEDULES`:', '', LAYOUT_HEADER]
+        layouts = ['', 'Ours in the layouts of `ancor_jax.negatives.LAYOUTS`:', '', LAYOUT_HEADER]
         layouts.append('|' + '---|' * (LAYOUT_HEADER.count('|') - 1))
         print(*layouts, sep='\n', flush=True)
         for classes in args.classes:
             layouts += [layout_case(classes, size, args.samples, args.dim, args.rounds) for size in args.sizes]
+    print('', ROUNDING_HEADER, '|' + '---|' * 5, sep='\n', flush=True)
+    roundings = [
+        rounding_case(cosine, size, args.samples, args.dim) for size in (512, 4096) for cosine in (0.0, 0.9, 0.99)
+    ]
     notes = (
         'MiB: beyond the inputs. Errors are relative to the formula in JAX (loss; largest entry of the gradient). Of\n'
         'a bfloat16 queue they are those of the stored keys, rounded to 8 bits: all computation stays in float32.'
@@ -267,6 +305,13 @@ def main() -> None:
             *rows,
             '',
             notes,
+            '',
+            'What a bfloat16 queue changes, relatively, the closer embeddings lie about the weight of their class:',
+            'there the projection makes small differences larger (C = 17).',
+            '',
+            ROUNDING_HEADER,
+            '|' + '---|' * 5,
+            *roundings,
             *layouts,
             '',
         ]

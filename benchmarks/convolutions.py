@@ -11,7 +11,6 @@ turns. Below, the sum over a batch-norm's input, which the options are about as 
 import argparse
 import pathlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -80,14 +79,7 @@ def torch_passes(x: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> lis
 
 
 def medians(sides: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Seconds of each side, taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, call in sides.items():
-            start = time.perf_counter()
-            call()
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+    times = machine.seconds_by_turns(sides, rounds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -102,7 +94,7 @@ def main() -> None:
     lines = [
         '# Convolutions',
         '',
-        '    python -m benchmarks.convolutions --out benchmarks/convolutions.md',
+        f'    python -m benchmarks.convolutions {machine.options()}',
         '',
         machine.where(),
         f'Batches of {args.batch}, float32, medians of {args.rounds} rounds. Ours: XLA with {ours or "its defaults"}.',

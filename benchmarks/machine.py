@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they run, and how much memory a call takes."""
+"""What the benchmarks share: where they run, how long calls take by turns, and how much memory one takes."""
 
 import datetime
 import importlib.util
@@ -9,7 +9,8 @@ import resource
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MIB = 2**20
@@ -53,6 +54,18 @@ def processor() -> str:
         lines = []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def seconds_by_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round; in a round every call has its turn, so that a slow minute is everybody's."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if number:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return times
 
 
 def growth(call: Callable[[], Any]) -> int:

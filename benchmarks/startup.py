@@ -83,7 +83,7 @@ def main() -> None:
     lines = [
         '# Start-up',
         '',
-        '    python -m benchmarks.startup --out benchmarks/startup.md',
+        f'    python -m benchmarks.startup {machine.options()}',
         '',
         f'{machine.where()} {args.config}.',
         '',

@@ -285,16 +285,15 @@ def sheet_peak(dtype: str) -> float | None:
 
 def measure(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds of a step of each side in each round, taking turns; a round is `steps` of them."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                side.step()
-            side.wait()
-            if number:  # the first round warms up
-                times[name].append((time.perf_counter() - start) / steps)
-    return times
+
+    def several(side: Side) -> None:
+        for _ in range(steps):
+            side.step()
+        side.wait()
+
+    calls = {name: functools.partial(several, side) for name, side in sides.items()}
+    times = machine.seconds_by_turns(calls, rounds)
+    return {name: [seconds / steps for seconds in values] for name, values in times.items()}
 
 
 HEADER = (

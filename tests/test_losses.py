@@ -18,7 +18,7 @@ from tests import golden
 
 ANGULAR = golden.load('angular')
 NEAR = golden.load('angular_near')
-PIECE = negatives.SCHEDULES['cpu'].keys
+PIECE = negatives.LAYOUTS['cpu'].keys
 SHIFTS = ['1e-2', '1e-4', '1e-6', '1e-8', '0']
 
 
@@ -320,6 +320,16 @@ def test_sharded_loss_under_plain_gradient_of_the_mean():
     expected, expected_gradient = value_and_gradient(losses.class_contrastive_loss, q, k, queue, labels, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, atol=5e-7)
+
+    def gradient_norm(loss, query):
+        each = jax.grad(lambda query: loss(query, k, queue, labels, weights).mean())(query)
+        return jnp.sum(each**2)
+
+    twice, expected_twice = (
+        jax.jit(jax.grad(functools.partial(gradient_norm, loss)))(q)
+        for loss in (sharded, lambda *inputs: dense_loss(*inputs))
+    )
+    np.testing.assert_allclose(twice, expected_twice, atol=1e-6)
 
 
 def temporary_bytes(classes, size, n=64, dim=32, queue_dtype=jnp.float32):

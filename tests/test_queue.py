@@ -60,6 +60,14 @@ def test_class_agnostic_queue_of_the_reference():
         assert_equal(current, stored(f'single.queue{i + 1}', f'single.ptr{i + 1}'))
 
 
+def test_a_label_of_no_class_writes_nothing():
+    before = queue.Queue(jnp.zeros((3, 4, 2)), jnp.asarray([0, 3, 1], jnp.int32))
+    keys = jnp.arange(10, dtype=jnp.float32).reshape(5, 2) + 1
+    after = queue.enqueue(before, keys, jnp.asarray([-1, 2, 3, 2, -3], jnp.int32))
+    expected = one_by_one(before.keys, before.pointers, keys[jnp.asarray([1, 3])], [2, 2])
+    assert_equal(after, queue.Queue(*expected))
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_equals_writing_one_by_one(data):

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable
 
-from ancor_jax import runs
+from ancor_jax import files
 from ancor_jax.report.facts import Facts
 
 __all__ = ['Facts', 'write']
@@ -45,4 +45,4 @@ def write(
     ]
     tell('heat maps')
     sections.append(photos.heat_maps(facts, seed))
-    runs.write_whole(path, page.render(facts.title, facts.settings, sections))
+    files.write_whole(path, page.render(facts.title, facts.settings, sections))
