@@ -1,7 +1,8 @@
 """Losses of ANCOR as pure functions on arrays: safe under `jit`, `vmap` and `grad`; importing them needs only jax.
 
 Shapes: N samples, D embedding width, C coarse classes, K queued keys of a class. Embeddings may come un-normalised.
-Gradients reach the query (and class logits) alone: keys, queue and class weights are constants, as in the paper.
+Gradients reach the query (and class logits) alone: keys, queue and class weights are constants, as in the paper. They
+are of reverse mode (`grad`, also twice), not `jvp`.
 
 Several devices: under `jax.shard_map` or `jax.pmap`, with `axis_name` the mesh axis, every device passes its own N
 samples and its own K slots of each class's queue, and gets its samples' losses against the slots of all devices.
