@@ -70,13 +70,21 @@ def two_views(
     Raises:
         ValueError: for images or a recipe that `random_view` refuses.
     """
-    query_keys, key_keys = (view_keys(key, sample_index, view) for view in (0, 1))
+    keys = _sample_keys(key, sample_index)
+    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
     return random_view(query_keys, images, recipe), random_view(key_keys, images, recipe)
 
 
 def view_keys(key: jax.Array, sample_index: jax.Array, view: int) -> jax.Array:
     """The keys [N] of a batch's first (0) or second (1) views; arguments as `two_views`."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
+    return _of_view(_sample_keys(key, sample_index), view)
+
+
+def _sample_keys(key: jax.Array, sample_index: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
+
+
+def _of_view(keys: jax.Array, view: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, view)
 
 
@@ -117,7 +125,8 @@ def finish_two_views(
     Returns:
         Two arrays [N, size, size, 3] float32, normalised.
     """
-    query_keys, key_keys = (view_keys(key, sample_index, view) for view in (0, 1))
+    keys = _sample_keys(key, sample_index)
+    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
     return finish_view(query_keys, query, recipe), finish_view(key_keys, key_view, recipe)
 
 

@@ -196,24 +196,12 @@ def resident_steps(
     Returns:
         The state after S steps and metrics [S], among them 'step', the number of steps done before each.
     """
-    sample_index = _sample_index(indices.shape[1], axis_name)
+
+    def view(keys: jax.Array, chosen: jax.Array) -> jax.Array:
+        return augment.random_view(keys, samples.images[chosen], views)
 
     def one(state: TrainState, chosen: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        of_views = _as_varying(view_rng(rng, state.step), axis_name)
-
-        def view(chosen: jax.Array, places: jax.Array, number: int) -> jax.Array:
-            return augment.random_view(augment.view_keys(of_views, places, number), samples.images[chosen], views)
-
-        batch = Batch(view(chosen, sample_index, 0), chosen, samples.labels[chosen])
-        after, metrics = train_step(
-            state,
-            batch,
-            _step_rng(rng),
-            recipe=recipe,
-            axis_name=axis_name,
-            second_views=functools.partial(view, number=1),
-        )
-        return after, metrics | {'step': state.step}
+        return _step_on_views(state, chosen, chosen, samples.labels[chosen], rng, view, recipe, axis_name)
 
     if not unroll:
         return jax.lax.scan(one, state, indices)
@@ -248,21 +236,41 @@ def cropped_step(
     Returns:
         As `resident_steps` of one step.
     """
+
+    def view(keys: jax.Array, crops: jax.Array) -> jax.Array:
+        return augment.finish_view(keys, crops, views)
+
+    after, metrics = _step_on_views(state, query, key, labels, rng, view, recipe, axis_name)
+    return after, jax.tree.map(lambda value: value[None], metrics)
+
+
+def _step_on_views(
+    state: TrainState,
+    first: jax.Array,
+    second: jax.Array,
+    labels: jax.Array,
+    rng: jax.Array,
+    view: Callable[[jax.Array, jax.Array], jax.Array],
+    recipe: Recipe,
+    axis_name: str | None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """A step on views that are made here: `view(keys, source)` makes them from the sources `first` and `second`, each
+    [n, ...], and a key for each sample. The metrics say, beside the step's, how many steps were done before it."""
     of_views = _as_varying(view_rng(rng, state.step), axis_name)
 
-    def view(crops: jax.Array, places: jax.Array, number: int) -> jax.Array:
-        return augment.finish_view(augment.view_keys(of_views, places, number), crops, views)
+    def make(source: jax.Array, places: jax.Array, number: int) -> jax.Array:
+        return view(augment.view_keys(of_views, places, number), source)
 
-    batch = Batch(view(query, _sample_index(labels.shape[0], axis_name), 0), key, labels)
+    batch = Batch(make(first, _sample_index(labels.shape[0], axis_name), 0), second, labels)
     after, metrics = train_step(
         state,
         batch,
         _step_rng(rng),
         recipe=recipe,
         axis_name=axis_name,
-        second_views=functools.partial(view, number=1),
+        second_views=functools.partial(make, number=1),
     )
-    return after, jax.tree.map(lambda value: value[None], metrics | {'step': state.step})
+    return after, metrics | {'step': state.step}
 
 
 def view_rng(rng: jax.Array, step: jax.Array | int) -> jax.Array:
