@@ -5,7 +5,7 @@ import functools
 import jax
 
 # XLA's default hands convolutions on CPU to YNNPACK, which takes up to twice as long for them as Eigen does;
-# YNNPACK's sums are three times as fast as XLA's own (benchmarks/convolutions.md).
+# YNNPACK's sums are two to four times as fast as XLA's own (benchmarks/convolutions.md).
 _CPU = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
 # The default level, 3, takes LLVM three to five times as long to compile the random numbers of an initialisation.
 _CPU_ONCE = {'xla_backend_optimization_level': 1}
