@@ -1,4 +1,26 @@
-"""ANCOR in JAX: learn from coarse labels, tell fine classes apart from a few examples.
+"""ANCOR in JAX: learn from coarse labels, recognise fine classes from a few examples.
 
-Nothing is imported here: `ancor_jax.losses` and its neighbours stay importable with jax alone.
+The public names are loaded when they are used, so that `ancor_jax.losses` stays importable with jax alone.
 """
+
+import importlib
+from typing import Any
+
+__version__ = '0.2.0'
+
+# Public name -> the module it is, or the module and the name in it.
+_PUBLIC = {
+    'losses': 'ancor_jax.losses',
+    'queue': 'ancor_jax.losses.queue',
+    'fewshot': 'ancor_jax.fewshot',
+    'models': 'ancor_jax.models',
+    'step': 'ancor_jax.training.step',
+}
+
+__all__ = ['__version__', *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return importlib.import_module(_PUBLIC[name])

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast, get_origin, get_type_hints
 
-from ancor_jax import models, optim
+from ancor_jax import models
 from ancor_jax.fewshot import METHODS as CLASSIFIERS
 from ancor_jax.fewshot import PROTOCOLS
 from ancor_jax.methods import METHODS
+from ancor_jax.training import optim
 
 PIPELINES = ('auto', 'device', 'host')
 BREEDS = ('living17', 'nonliving26', 'entity13', 'entity30')

@@ -8,7 +8,7 @@ the other in processes of their own, each within its share of --minutes:
 
     contrast      against the reference's formula, values and time (benchmarks.contrast)
     step          ResNet-50 at 224 × 224 in bfloat16, made-up views, beside PyTorch (benchmarks.train_step)
-    cifar100      200 epochs and the evaluation (benchmarks.cifar100_full); called again it goes on from its checkpoint
+    cifar100      200 epochs and the evaluation (experiments.cifar100_full); called again it goes on from its checkpoint
 
 A part that fails or runs out of time is told and the next one begins; the exit code says whether all were complete.
 Tables, the JSON of the last part and every log go to --out.
@@ -37,7 +37,7 @@ def parts(args: argparse.Namespace) -> list[tuple[str, float, list[str]]]:
     return [
         ('contrast', 0.15, ['benchmarks.contrast', *contrast, '--out', str(out / 'contrast.md')]),
         ('step', 0.35, ['benchmarks.train_step', *step, '--out', str(out / 'train_step.md')]),
-        ('cifar100', 1.0, ['benchmarks.cifar100_full', *cifar, '--out', str(out / 'cifar100_full.json')]),
+        ('cifar100', 1.0, ['experiments.cifar100_full', *cifar, '--out', str(out / 'cifar100_full.json')]),
     ]
 
 

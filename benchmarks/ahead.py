@@ -7,7 +7,7 @@
 
 Counts, not times: how many kernels a GPU would launch for one forward and backward pass of the class contrast, or how
 many cycles the TPU compiler expects it to take (on one of the chips, the queue split over them), and the temporary
-memory, for each layout of the work in ancor_jax/negatives.py. A program that does not compile or does not fit the chip
+memory, for each layout of the work in ancor_jax/losses/streaming.py. A program that does not compile or does not fit the chip
 shows here. Layouts are chosen by this where no such chip could be measured on; benchmarks/contrast.py measures.
 """
 
@@ -32,7 +32,10 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import losses, mesh, models, negatives, step, train
+from ancor_jax import losses, models
+from ancor_jax.losses import streaming
+from ancor_jax.runtime import device_mesh
+from ancor_jax.training import experiment, sharding, step
 from benchmarks import machine
 from configs import cifar100_coarse, imagenet_coarse
 
@@ -56,27 +59,27 @@ def chips(name: str) -> jax.sharding.Mesh:
     """A mesh of chips that are not there."""
     if name != 'h100':
         found = topologies.get_topology_desc(name, platform='tpu')
-        return topologies.make_mesh(found, (len(found.devices),), (mesh.AXIS,))
+        return topologies.make_mesh(found, (len(found.devices),), (device_mesh.AXIS,))
     # JAX resolves 'gpu' by the GPUs that are there (github.com/jax-ml/jax/issues/23971).
     bridge: Any = importlib.import_module('jax._src.xla_bridge')
     resolve = bridge.canonicalize_platform
     bridge.canonicalize_platform = lambda platform: platform if platform in ('gpu', 'cuda') else resolve(platform)
     jax.devices()  # loads the plugins
     found = topologies.get_topology_desc(platform='cuda', target_config=H100, topology='1x1x1')
-    return topologies.make_mesh(found, (1,), (mesh.AXIS,))
+    return topologies.make_mesh(found, (1,), (device_mesh.AXIS,))
 
 
 def shaped(on: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, P(*spec)))
 
 
-def contrast(on: jax.sharding.Mesh, layout: negatives.Layout, classes: int, size: int) -> Any:
+def contrast(on: jax.sharding.Mesh, layout: streaming.Layout, classes: int, size: int) -> Any:
     """The compiled forward and backward pass; samples and queue split over the chips."""
-    split, slots, n, dim = P(mesh.AXIS), P(None, mesh.AXIS), 256, 128
+    split, slots, n, dim = P(device_mesh.AXIS), P(None, device_mesh.AXIS), 256, 128
 
     def gradient(query: jax.Array, *rest: jax.Array) -> jax.Array:
         def loss(query: jax.Array) -> jax.Array:
-            return losses.class_contrast(query, *rest, axis_name=mesh.AXIS, layout=layout).loss.mean()
+            return losses.class_contrast(query, *rest, axis_name=device_mesh.AXIS, layout=layout).loss.mean()
 
         return jax.grad(loss)(query)
 
@@ -94,19 +97,19 @@ def whole_step(on: jax.sharding.Mesh, model: str, remat: str) -> Any:
     config = cifar100_coarse.experiment() if model == 'resnet12' else imagenet_coarse.experiment('living17')
     config.model.dtype, config.model.remat = 'bfloat16', remat
     batch = config.train.batch_size
-    laid_out = train.plan(config, 20 if model == 'resnet12' else 17, 50_000, on.devices.size)
-    size = laid_out.views.size
-    create = functools.partial(train.fresh_state, laid_out)
-    state = mesh.abstract_state(on, laid_out.recipe, jax.eval_shape(create, jax.random.key(0)))
+    plan = experiment.make_plan(config, 20 if model == 'resnet12' else 17, 50_000, on.devices.size)
+    size = plan.views.size
+    create = functools.partial(experiment.initial_state, plan)
+    state = sharding.abstract_state(on, plan.recipe, jax.eval_shape(create, jax.random.key(0)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = shaped(on, key.shape, key.dtype)
     if model == 'resnet12':
         samples = step.Samples(shaped(on, (50_000, size, size, 3), jnp.uint8), shaped(on, (50_000,), jnp.int32))
-        steps = mesh.map_resident_steps(on, laid_out.recipe, laid_out.views)
-        return steps.lower(state, samples, shaped(on, (20, batch), jnp.int32, None, mesh.AXIS), rng).compile()
-    view = shaped(on, (batch, size, size, 3), jnp.uint8, mesh.AXIS)
-    one = mesh.map_cropped_step(on, laid_out.recipe, laid_out.views)
-    return one.lower(state, view, view, shaped(on, (batch,), jnp.int32, mesh.AXIS), rng).compile()
+        steps = sharding.map_resident_steps(on, plan.recipe, plan.views)
+        return steps.lower(state, samples, shaped(on, (20, batch), jnp.int32, None, device_mesh.AXIS), rng).compile()
+    view = shaped(on, (batch, size, size, 3), jnp.uint8, device_mesh.AXIS)
+    one = sharding.map_cropped_step(on, plan.recipe, plan.views)
+    return one.lower(state, step.Batch(view, view, shaped(on, (batch,), jnp.int32, device_mesh.AXIS)), rng).compile()
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -189,7 +192,7 @@ def main() -> None:
     ]
     print('\n'.join(lines), flush=True)
     for size in args.sizes:
-        for layout in negatives.LAYOUTS.values():
+        for layout in streaming.LAYOUTS.values():
             compiled = contrast(on, layout, args.classes, size)
             counted = total(compiled.as_text(), cost) / scale
             temporary = compiled.memory_analysis().temp_size_in_bytes / machine.MIB

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancor_jax import losses, negatives
+from ancor_jax import losses
+from ancor_jax.losses import streaming
 from benchmarks import machine
 
 TEMPERATURE = 0.2
@@ -198,10 +199,10 @@ def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
     """The row of the second table: milliseconds and MiB of our code in each layout of `negatives.LAYOUTS`."""
     arrays = problem(0, n, classes, size, dim)
 
-    def in_layout(layout: negatives.Layout) -> Callable[..., jax.Array]:
+    def in_layout(layout: streaming.Layout) -> Callable[..., jax.Array]:
         return lambda *inputs: losses.class_contrast(*inputs, TEMPERATURE, layout=layout).loss
 
-    sides = {name: jax_side(in_layout(layout), arrays) for name, layout in negatives.LAYOUTS.items()}
+    sides = {name: jax_side(in_layout(layout), arrays) for name, layout in streaming.LAYOUTS.items()}
     seconds = measure(sides, rounds)
     cells = [f'{seconds[name] * 1e3:,.1f} | {side.extra_bytes / machine.MIB:,.1f}' for name, side in sides.items()]
     row = f'| {classes} | {size:,} | ' + ' | '.join(cells) + ' |'
@@ -250,7 +251,7 @@ def rounding_case(cosine: float, size: int, n: int, dim: int) -> str:
 
 
 ROUNDING_HEADER = '| cosine to the weight | K | mean loss | loss of a sample, at most | gradient |'
-LAYOUT_HEADER = '| C | K | ' + ' | '.join(f'as on a {name} ms | MiB' for name in negatives.LAYOUTS) + ' |'
+LAYOUT_HEADER = '| C | K | ' + ' | '.join(f'as on a {name} ms | MiB' for name in streaming.LAYOUTS) + ' |'
 HEADER = (
     '| C | K | queue MiB | ours ms | ours MiB | bfloat16 queue ms | MiB | ragged_dot ms | MiB | to ours '
     '| formula in JAX ms | MiB | to ours '
@@ -278,7 +279,7 @@ def main() -> None:
             rows += case(classes, size, args.samples, args.dim, args.rounds)
     layouts = []
     if args.layouts:
-        layouts = ['', 'Ours in the layouts of `ancor_jax.negatives.LAYOUTS`:', '', LAYOUT_HEADER]
+        layouts = ['', 'Ours in the layouts of `ancor_jax.losses.streaming.LAYOUTS`:', '', LAYOUT_HEADER]
         layouts.append('|' + '---|' * (LAYOUT_HEADER.count('|') - 1))
         print(*layouts, sep='\n', flush=True)
         for classes in args.classes:

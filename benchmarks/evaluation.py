@@ -23,10 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancor_jax import augment, data, episodes, fewshot, models
+from ancor_jax import data, fewshot, models
 from ancor_jax.config import Config
 from ancor_jax.data import Dataset, Split
-from ancor_jax.extract import make_extractor
+from ancor_jax.evaluation import episodes
+from ancor_jax.evaluation.feature_extraction import make_extractor
+from ancor_jax.views import image_ops
 from configs import cifar100_coarse
 
 COPIES, QUERIES, IMAGES_A_CLASS = 5, 15, 100
@@ -147,7 +149,7 @@ def whole(directory: str, episodes_of_each: int) -> None:
     print(f"| the reference's way, network alone, at {rate:,.0f} images/s | {pushed:,} | {pushed / rate / 60:.1f} |")
     print(f'\nratio {pushed / rate / spent:.0f}; {settings.episodes:,} episodes of each protocol')
     for result in results:
-        print(f'{episodes.title(result)}: {result.accuracy:.2f} ± {result.interval:.2f} % (untrained network)')
+        print(f'{results.title(result)}: {result.accuracy:.2f} ± {result.interval:.2f} % (untrained network)')
 
 
 def _cifar100(config: Config, directory: str) -> Dataset:
@@ -166,7 +168,7 @@ def _episode_images_a_second(model: models.Network, variables: object, config: C
 
     @jax.jit
     def features(variables: object, images: jax.Array) -> jax.Array:
-        return model.features(variables, augment.normalize(images, config.views.mean, config.views.std))
+        return model.features(variables, image_ops.normalize(images, config.views.mean, config.views.std))
 
     batch = dataset.test.array[:2000]
     jax.block_until_ready(features(variables, batch))

@@ -233,9 +233,9 @@ def _cached_rate(paths: list[str], batch: int, seconds: float, threads: int) -> 
 def _rate_of_split(split: 'Split', batch: int, seconds: float, threads: int) -> dict[str, Any]:
     import jax
 
-    from ancor_jax.data import pipeline
+    from ancor_jax.data import input_pipeline
 
-    crops = pipeline.batches(
+    crops = input_pipeline.batches(
         split,
         split.coarse,
         size=SIZE,
@@ -248,7 +248,7 @@ def _rate_of_split(split: 'Split', batch: int, seconds: float, threads: int) -> 
         threads=threads,
     )
     put = functools.partial(jax.device_put, may_alias=False)  # a copy on CPU too, as there is one to any other device
-    rate = _rate(map(jax.block_until_ready, pipeline.prefetch(crops, put)), batch, seconds)
+    rate = _rate(map(jax.block_until_ready, input_pipeline.prefetch(crops, put)), batch, seconds)
     return {'rate': rate, 'peak': _peak_bytes()}
 
 
@@ -256,16 +256,16 @@ def _our_stages(paths: list[str], batch: int) -> dict[str, float]:
     import cv2
     import jax
 
-    from ancor_jax import augment
-    from ancor_jax.data import images, pipeline
+    from ancor_jax.data import host_views, images
+    from ancor_jax.views import random_views
 
     cv2.setNumThreads(1)
-    recipe = augment.Recipe(SIZE, MEAN, STD, SCALE, RATIO, FLIP, JITTER, JITTER_PROBABILITY, GREY, SIGMA, BLUR)
-    finish = jax.jit(augment.finish_two_views, static_argnames='recipe')
+    recipe = random_views.Recipe(SIZE, MEAN, STD, SCALE, RATIO, FLIP, JITTER, JITTER_PROBABILITY, GREY, SIGMA, BLUR)
+    finish = jax.jit(random_views.finish_two_views, static_argnames='recipe')
     place, key = np.arange(batch, dtype=np.int32), jax.random.key(0)
     watch, source, compiled = Stopwatch(), images.files(paths), False
     for index in range(min(TRIED_FIRST, len(paths))):
-        pipeline.crop_resize(source[index], (0, 0, 99, 99), SIZE)
+        host_views.crop_resize(source[index], (0, 0, 99, 99), SIZE)
     for start in range(0, len(paths), batch):
         rows = range(start, min(start + batch, len(paths)))
         views = np.empty((2, batch, SIZE, SIZE, 3), np.uint8)
@@ -273,15 +273,15 @@ def _our_stages(paths: list[str], batch: int) -> dict[str, float]:
             watch.start()
             content = source.read(index)
             watch.lap('read')
-            draws = np.random.default_rng(index).random((2, augment.CROP_DRAWS)).tolist()
+            draws = np.random.default_rng(index).random((2, random_views.CROP_DRAWS)).tolist()
 
-            def boxes(height: int, width: int, draws: list[list[float]] = draws) -> list[pipeline.Box]:
-                return [pipeline.crop_box(some, height, width, SCALE, RATIO) for some in draws]
+            def boxes(height: int, width: int, draws: list[list[float]] = draws) -> list[host_views.Box]:
+                return [host_views.crop_box(some, height, width, SCALE, RATIO) for some in draws]
 
-            image, full = images.decode_reduced(content, lambda *full: pipeline.reduction(boxes(*full), SIZE))
+            image, full = images.decode_reduced(content, lambda *full: host_views.reduction(boxes(*full), SIZE))
             watch.lap('decode')
-            scaled = [pipeline.scaled_box(box, image.shape, full) for box in boxes(*full)]
-            pair = [pipeline.crop_resize(image, box, SIZE) for box in scaled]
+            scaled = [host_views.scaled_box(box, image.shape, full) for box in boxes(*full)]
+            pair = [host_views.crop_resize(image, box, SIZE) for box in scaled]
             watch.lap('crop and resize x2')
             views[:, index - start] = pair
             watch.lap('batch')

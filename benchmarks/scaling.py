@@ -25,7 +25,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ancor_jax import mesh, step, train
+from ancor_jax.runtime import device_mesh
+from ancor_jax.training import experiment, sharding, step
 from benchmarks import machine
 from configs import cifar100_coarse
 
@@ -70,23 +71,21 @@ def measure(devices: int, groups: int, width: float, batch: int, queue_size: int
     config.train.batch_size = batch
     config.train.batch_norm_groups = groups
     config.contrast.queue_size = queue_size
-    laid_out = train.plan(config, 20, 50_000, devices)
-    on = mesh.make_mesh(devices)
-    size = laid_out.views.size
+    plan = experiment.make_plan(config, 20, 50_000, devices)
+    on = device_mesh.make_mesh(devices)
+    size = plan.views.size
 
     def initial() -> step.TrainState:
-        return train.fresh_state(laid_out, jax.random.key(0))
+        return experiment.initial_state(plan, jax.random.key(0))
 
-    places = mesh.abstract_state(on, laid_out.recipe, jax.eval_shape(initial))
+    places = sharding.abstract_state(on, plan.recipe, jax.eval_shape(initial))
     state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, places))()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, size, size, 3), np.uint8)
-    samples = step.Samples(*mesh.replicate((images, rng.integers(0, 20, 1024).astype(np.int32)), on))
-    indices = mesh.shard(rng.integers(0, 1024, (1, batch)).astype(np.int32), on, dim=1)
-    key = mesh.replicate(jax.random.key(1), on)
-    compiled = (
-        mesh.map_resident_steps(on, laid_out.recipe, laid_out.views).lower(state, samples, indices, key).compile()
-    )
+    samples = step.Samples(*device_mesh.replicate((images, rng.integers(0, 20, 1024).astype(np.int32)), on))
+    indices = device_mesh.shard(rng.integers(0, 1024, (1, batch)).astype(np.int32), on, dim=1)
+    key = device_mesh.replicate(jax.random.key(1), on)
+    compiled = sharding.map_resident_steps(on, plan.recipe, plan.views).lower(state, samples, indices, key).compile()
     seconds = []
     for number in range(rounds + 1):
         start = time.perf_counter()
@@ -95,7 +94,7 @@ def measure(devices: int, groups: int, width: float, batch: int, queue_size: int
         if number:
             seconds.append(time.perf_counter() - start)
     received = received_bytes(compiled.as_text(), devices)
-    least = least_bytes(state, batch, config.model.embed_dim, devices, laid_out.recipe.shuffle_keys)
+    least = least_bytes(state, batch, config.model.embed_dim, devices, plan.recipe.shuffle_keys)
     here = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.queue)]
     median = statistics.median(seconds)
     return [

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 IMPORTS = {
     'import jax': 'import jax',
     'import ancor_jax.losses': 'import ancor_jax.losses',
-    'import ancor_jax.train': 'import ancor_jax.train',
+    'import ancor_jax.training.loop': 'import ancor_jax.training.loop',
 }
 
 

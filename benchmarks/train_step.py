@@ -8,7 +8,7 @@ ANCOR as `cifar100_coarse` and `imagenet_coarse:living17` configure it, on made-
 pass, target network, key pass, both losses, backward pass, SGD, enqueue. PyTorch's step (benchmarks/torch_step.py) is
 measured eagerly and with torch.compile on the networks; it starts from the same parameters, and without dropout the
 losses of its first three steps must be ours. One batch-norm group. 'From crops' is our step with the augmentation that
-the device does for the host's uint8 crops; 'XLA's defaults' leaves out the options of ancor_jax/compiler.py.
+the device does for the host's uint8 crops; 'XLA's defaults' leaves out the options of ancor_jax/runtime/compiler.py.
 
 Time is the median over rounds in which the sides take turns. An image is one sample, which is a pair of views. The
 model's FLOPs are those of the networks' products, forward and backward, of the query and forward of the key; the peak
@@ -33,8 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ancor_jax import compiler, mesh, step, train
 from ancor_jax.config import Config
+from ancor_jax.runtime import compiler, device_mesh
+from ancor_jax.training import experiment, loop, sharding, step
 from benchmarks import machine
 from configs import cifar100_coarse, imagenet_coarse
 
@@ -80,34 +81,34 @@ def problem(model: str, batch: int, queue_size: int, dtype: str, drop: bool = Tr
     return Problem(config, classes, query, key, rng.integers(0, classes, batch).astype(np.int32))
 
 
-def initial_state(given: Problem, laid_out: train.Plan) -> step.TrainState:
+def initial_state(given: Problem, plan: experiment.Plan) -> step.TrainState:
     """On one device. The queue's pointers and keys are those of a fresh run."""
-    create = functools.partial(train.fresh_state, laid_out)
+    create = functools.partial(experiment.initial_state, plan)
     return jax.jit(create)(jax.random.key(given.config.seed))
 
 
-def plan(given: Problem, constant_rate: bool = False) -> train.Plan:
-    laid_out = train.plan(given.config, given.classes, 50_000, 1)
+def plan_of(given: Problem, constant_rate: bool = False) -> experiment.Plan:
+    plan = experiment.make_plan(given.config, given.classes, 50_000, 1)
     if constant_rate:
         rate = optax.constant_schedule(given.config.optim.learning_rate)
-        optimizer = train.optim.sgd(rate, given.config.optim.momentum, given.config.optim.weight_decay)
-        laid_out = laid_out._replace(recipe=laid_out.recipe._replace(optimizer=optimizer))
-    return laid_out
+        optimizer = loop.optim.sgd(rate, given.config.optim.momentum, given.config.optim.weight_decay)
+        plan = plan._replace(recipe=plan.recipe._replace(optimizer=optimizer))
+    return plan
 
 
 def jax_side(given: Problem, *, crops: bool = False, defaults: bool = False) -> Side:
     """Our step on ready views, or with the device's part of the augmentation on uint8 crops; by XLA's defaults."""
-    laid_out = plan(given)
-    on = mesh.make_mesh(1)
+    plan = plan_of(given)
+    on = device_mesh.make_mesh(1)
     if crops:
-        mapped = mesh.map_cropped_step(on, laid_out.recipe, laid_out.views)
+        mapped = sharding.map_cropped_step(on, plan.recipe, plan.views)
         views = [np.clip(view * 64 + 128, 0, 255).astype(np.uint8) for view in (given.query, given.key)]
-        inputs = [mesh.shard(array, on) for array in (*views, given.labels)]
+        inputs = [step.Batch(*(device_mesh.shard(array, on) for array in (*views, given.labels)))]
     else:
-        mapped = map_step(on, laid_out.recipe, {} if defaults else compiler.options(jax.default_backend()))
-        inputs = [step.Batch(*(mesh.shard(array, on) for array in (given.query, given.key, given.labels)))]
-    state = mesh.replicate(initial_state(given, laid_out), on)
-    rng = mesh.replicate(jax.random.key(1), on)
+        mapped = map_step(on, plan.recipe, {} if defaults else compiler.options(jax.default_backend()))
+        inputs = [step.Batch(*(device_mesh.shard(array, on) for array in (given.query, given.key, given.labels)))]
+    state = device_mesh.replicate(initial_state(given, plan), on)
+    rng = device_mesh.replicate(jax.random.key(1), on)
     compiled = mapped.lower(state, *inputs, rng).compile()
     account = compiled.memory_analysis()
     total = account.argument_size_in_bytes + account.temp_size_in_bytes
@@ -125,9 +126,9 @@ def jax_side(given: Problem, *, crops: bool = False, defaults: bool = False) -> 
 
 def map_step(on: jax.sharding.Mesh, recipe: step.Recipe, options: dict[str, str]) -> Any:
     """`step.train_step` over a mesh: (state, batch, rng) → (state, metrics)."""
-    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(mesh.AXIS)
-    specs = mesh.state_specs(recipe)
-    per_device = functools.partial(step.train_step, recipe=recipe, axis_name=mesh.AXIS)
+    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(device_mesh.AXIS)
+    specs = sharding.state_specs(recipe)
+    per_device = functools.partial(step.train_step, recipe=recipe, axis_name=device_mesh.AXIS)
     mapped = jax.shard_map(per_device, mesh=on, in_specs=(specs, split, everywhere), out_specs=(specs, everywhere))
     return jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
@@ -135,8 +136,8 @@ def map_step(on: jax.sharding.Mesh, recipe: step.Recipe, options: dict[str, str]
 def torch_trainer(given: Problem, compiled: bool) -> tuple[Any, tuple[Any, Any, Any]]:
     """A trainer that starts as ours does, and its inputs."""
     torch_step = importlib.import_module('benchmarks.torch_step')
-    config, laid_out = given.config, plan(given)
-    state = jax.tree.map(np.asarray, initial_state(given, laid_out))
+    config, plan = given.config, plan_of(given)
+    state = jax.tree.map(np.asarray, initial_state(given, plan))
     assert state.queue is not None
     trainer = torch_step.Trainer(
         state.params,
@@ -219,9 +220,9 @@ def torch_side_unmeasured(given: Problem) -> Callable[[], Any]:
 
 def model_flops(given: Problem) -> float:
     """Of a step: products and sums of the convolutions and matrix products of the networks."""
-    laid_out = plan(given)
-    size = laid_out.views.size
-    model = laid_out.recipe.model.copy(backbone=laid_out.recipe.model.backbone.copy(axis_name=None))
+    plan = plan_of(given)
+    size = plan.views.size
+    model = plan.recipe.model.copy(backbone=plan.recipe.model.backbone.copy(axis_name=None))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     traced = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images)

@@ -28,7 +28,15 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_debug_key_reuse', True)
 
 # The files that take longest: begun first (see --no-loadscope-reorder), they leave no core idle at the end.
-_LONGEST = 'test_processes', 'test_train', 'test_train_host', 'test_step', 'test_episodes', 'test_models', 'test_losses'
+_LONGEST = (
+    'test_distributed',
+    'test_train',
+    'test_train_host',
+    'test_step',
+    'test_episodes',
+    'test_models',
+    'test_contrastive',
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

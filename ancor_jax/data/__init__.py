@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from ancor_jax.config import Data
-from ancor_jax.data import breeds, cache, digits, folder, tfds_source, tiered
+from ancor_jax.data import cache
 from ancor_jax.data.dataset import Dataset, Split, in_memory, limit_train, without_unreadable
 from ancor_jax.data.images import DataError
+from ancor_jax.data.sources import breeds, digits, folder, tfds_source, tiered
 
 __all__ = ['LOADERS', 'DataError', 'Dataset', 'Split', 'lives_on_device', 'load', 'open_dataset']
 

@@ -8,10 +8,10 @@ in `Episode.classes`: 0 ... ways - 1. What is computed is what the evaluation in
 """
 
 from ancor_jax.fewshot.classifiers import METHODS, Rows, classify, lr_probabilities, normalize
-from ancor_jax.fewshot.draws import PROTOCOLS, Episode, episodes
-from ancor_jax.fewshot.intervals import accuracy, mean_and_interval
-from ancor_jax.fewshot.joined import cascade, ensemble
+from ancor_jax.fewshot.ensembling import cascade, ensemble
 from ancor_jax.fewshot.logistic import LogisticFit, logistic_regression
+from ancor_jax.fewshot.sampling import PROTOCOLS, Episode, episodes
+from ancor_jax.fewshot.statistics import accuracy, mean_and_interval
 
 __all__ = [
     'METHODS',

@@ -3,14 +3,14 @@
 import pathlib
 from collections.abc import Callable
 
-from ancor_jax import files
-from ancor_jax.report.facts import Facts
+from ancor_jax.report.report_data import ReportData
+from ancor_jax.runtime import atomic
 
 __all__ = ['Facts', 'write']
 
 
 def write(
-    facts: Facts,
+    facts: ReportData,
     path: pathlib.Path,
     *,
     seed: int = 0,
@@ -26,12 +26,16 @@ def write(
         points: the most test images on the map.
         progress: told what is being done, before each of the longer steps.
     """
-    from ancor_jax.report import analysis, confusions, embedding, page, photos, told
+    from ancor_jax.report import analysis, confusions, embedding, page, photos, run_history
 
     tell = progress or (lambda text: None)
     number = len(facts.fine)
     tell('curves of training')
-    sections = [told.few_shot(facts.results), told.probes(facts.results), told.training(facts.scalars)]
+    sections = [
+        run_history.few_shot(facts.results),
+        run_history.probes(facts.results),
+        run_history.training(facts.scalars),
+    ]
     tell(f't-SNE of {min(points, number):,} of {number:,} test images')
     seen = embedding.shown(facts, seed, points)
     sections += [embedding.whole_map(facts, seen), embedding.class_maps(facts, seen), embedding.angles(facts)]
@@ -45,4 +49,4 @@ def write(
     ]
     tell('heat maps')
     sections.append(photos.heat_maps(facts, seed))
-    files.write_whole(path, page.render(facts.title, facts.settings, sections))
+    atomic.write_text(path, page.render(facts.title, facts.settings, sections))

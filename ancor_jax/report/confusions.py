@@ -3,9 +3,9 @@
 import numpy as np
 
 from ancor_jax.report import analysis
-from ancor_jax.report.facts import Facts
 from ancor_jax.report.page import Cell, Section, Strip, Strips, Table
 from ancor_jax.report.photos import Photos
+from ancor_jax.report.report_data import ReportData
 
 _MOST_PAIRS = 15  # in the table
 _MOST_SHOWN = 6  # with images
@@ -13,7 +13,7 @@ _EXAMPLES = 3  # of a pair
 _MOST_CLASSES = 40  # of the coarse matrix
 
 
-def fine_pairs(facts: Facts, nearest: np.ndarray, photos: Photos) -> Section:
+def fine_pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
     """The fine classes that are most often taken for one another.
 
     Args:
@@ -62,7 +62,7 @@ def fine_pairs(facts: Facts, nearest: np.ndarray, photos: Photos) -> Section:
     return Section(anchor, title, text, [Table(head, rows), shown])
 
 
-def coarse_matrix(facts: Facts) -> Section:
+def coarse_matrix(facts: ReportData) -> Section:
     """What the class logits say of the coarse class."""
     anchor, title = 'coarse', 'Coarse classes by the class logits'
     if facts.class_logits is None:
@@ -94,7 +94,9 @@ def coarse_matrix(facts: Facts) -> Section:
     return Section(anchor, title, text, [Table(head, rows)])
 
 
-def _examples(facts: Facts, nearest: np.ndarray, answered: np.ndarray, pair: analysis.Pair, photos: Photos) -> Strip:
+def _examples(
+    facts: ReportData, nearest: np.ndarray, answered: np.ndarray, pair: analysis.Pair, photos: Photos
+) -> Strip:
     """A few images of either class beside the neighbour of the other."""
     ends = [(pair.first, pair.second), (pair.second, pair.first)]
     found = [np.flatnonzero((facts.fine == true) & (answered == wrong)) for true, wrong in ends]

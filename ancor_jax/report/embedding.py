@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from ancor_jax.report import analysis, figures, maps, pictures
-from ancor_jax.report.facts import Facts
-from ancor_jax.report.maps import Map
+from ancor_jax.report import analysis, figures, pictures, tsne
 from ancor_jax.report.page import Chart, Charts, Key, Section, Table
+from ancor_jax.report.report_data import ReportData
+from ancor_jax.report.tsne import Map
 
 _MOST_PANELS = 30
 _MOST_KEYS = figures.STYLES  # entries of a legend
@@ -21,20 +21,20 @@ class Shown:
     map: Map | None
 
 
-def shown(facts: Facts, seed: int, points: int) -> Shown:
+def shown(facts: ReportData, seed: int, points: int) -> Shown:
     """At most `points` test images, as many of each fine class as there can be, laid out by t-SNE."""
     indices = np.sort(analysis.balanced(facts.fine, points, np.random.default_rng(seed)))
-    return Shown(indices, maps.project(facts.vectors[indices], facts.weights, seed))
+    return Shown(indices, tsne.project(facts.vectors[indices], facts.weights, seed))
 
 
-def whole_map(facts: Facts, seen: Shown) -> Section:
+def whole_map(facts: ReportData, seen: Shown) -> Section:
     """All shown images by coarse class."""
     anchor, title = 'map', f'Map of the {_kind(facts)}'
     if seen.map is None:
         return Section(anchor, title, [_no_map(facts)])
     coarse, fine = facts.coarse[seen.indices], facts.fine[seen.indices]
     labels, counts = np.unique(coarse, return_counts=True)
-    same_coarse, same_fine = (100 * maps.agreement(seen.map.points, labels) for labels in (coarse, fine))
+    same_coarse, same_fine = (100 * tsne.agreement(seen.map.points, labels) for labels in (coarse, fine))
     text = [
         f't-SNE of the directions of {len(coarse):,} of {len(facts.fine):,} test {_kind(facts)}, as many of each fine '
         'class as there can be; colour and shape are the coarse class.',
@@ -57,7 +57,7 @@ def whole_map(facts: Facts, seen: Shown) -> Section:
     return Section(anchor, title, text, [Charts([Chart(pictures.png(drawn), alt, legend=legend)], wide=True)])
 
 
-def class_maps(facts: Facts, seen: Shown) -> Section:
+def class_maps(facts: ReportData, seen: Shown) -> Section:
     """The same map, a panel for each coarse class, by fine class."""
     anchor, title = 'classes', 'Inside each coarse class'
     if seen.map is None:
@@ -78,7 +78,7 @@ def class_maps(facts: Facts, seen: Shown) -> Section:
     return Section(anchor, title, text, [Charts(charts)])
 
 
-def angles(facts: Facts) -> Section:
+def angles(facts: ReportData) -> Section:
     """How near the embeddings are to their own class weight, and to the nearest other."""
     anchor, title = 'angles', 'Angles to the class weights'
     if facts.weights is None:
@@ -118,12 +118,12 @@ def angles(facts: Facts) -> Section:
     return Section(anchor, title, text, [Charts([chart], wide=True), Table(head, rows)])
 
 
-def _class_map(facts: Facts, indices: np.ndarray, drawn: Map, label: int) -> Chart:
+def _class_map(facts: ReportData, indices: np.ndarray, drawn: Map, label: int) -> Chart:
     """A panel of one coarse class."""
     members = facts.coarse[indices] == label
     present = np.unique(facts.fine[indices][members])
     number = np.searchsorted(present, facts.fine[indices])
-    medians = maps.medians(drawn.points[members], number[members])
+    medians = tsne.medians(drawn.points[members], number[members])
     starts: dict[int, np.ndarray] = {}
     if drawn.weights is not None:
         owners = [label] * len(present) if facts.trained_on == 'coarse' else list(present)
@@ -140,17 +140,17 @@ def _class_map(facts: Facts, indices: np.ndarray, drawn: Map, label: int) -> Cha
     return Chart(pictures.png(figure), alt, name, legend)
 
 
-def _kind(facts: Facts) -> str:
+def _kind(facts: ReportData) -> str:
     return 'features' if facts.embeddings is None else 'embeddings'
 
 
-def _no_map(facts: Facts) -> str:
-    if len(facts.fine) < maps.FEWEST:
+def _no_map(facts: ReportData) -> str:
+    if len(facts.fine) < tsne.FEWEST:
         return f'There are {len(facts.fine)} test images, too few for a map.'
     return f'The {_kind(facts)} of the test images all point the same way, so there is nothing to map.'
 
 
-def _about_weights(facts: Facts) -> list[str]:
+def _about_weights(facts: ReportData) -> list[str]:
     if facts.embeddings is None:
         return ['The head of this network has no embedding, so these are the features of the backbone.']
     if facts.weights is None:
@@ -158,7 +158,7 @@ def _about_weights(facts: Facts) -> list[str]:
     return ['Stars are the class weights, laid out with the rest.']
 
 
-def _owners(facts: Facts) -> np.ndarray:
+def _owners(facts: ReportData) -> np.ndarray:
     """The coarse class of each class weight, −1 where no test image tells."""
     count = 0 if facts.weights is None else len(facts.weights)
     if facts.trained_on == 'coarse':

@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 
-from ancor_jax.gallery import thumbnail
+from ancor_jax.commands.gallery import thumbnail
 from ancor_jax.report import analysis, pictures
-from ancor_jax.report.facts import Facts
 from ancor_jax.report.page import Photo, Section, Strip, Strips
+from ancor_jax.report.report_data import ReportData
 
 _SIDE = 112  # pixels of the longer side
 _SMALL = 96  # pixels; smaller images are enlarged without smoothing
@@ -19,7 +19,7 @@ _HEAT_MAPS = 8
 class Photos:
     """The test images as pictures; each is read and encoded once."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: ReportData) -> None:
         self._facts = facts
         self._encoded = functools.cache(self._encode)
 
@@ -53,7 +53,7 @@ class Photos:
         return Photo(source, f'{role}: {self.name(index)}{told}', fine_name, relation, small)
 
 
-def neighbours(facts: Facts, nearest: np.ndarray, photos: Photos, seed: int) -> Section:
+def neighbours(facts: ReportData, nearest: np.ndarray, photos: Photos, seed: int) -> Section:
     """Queries with their nearest test images.
 
     Args:
@@ -98,7 +98,7 @@ def _strip(photos: Photos, query: int, found: np.ndarray) -> Strip:
     return Strip(title, [photos.of(query, 'Query'), *ranked])
 
 
-def heat_maps(facts: Facts, seed: int) -> Section:
+def heat_maps(facts: ReportData, seed: int) -> Section:
     """Images beside where the network looks."""
     anchor, title = 'heat', 'Where the network looks'
     if facts.heat is None:

@@ -1,0 +1,1 @@
+"""The modes of the command line, one module each."""

@@ -1,0 +1,112 @@
+"""`--mode=embed`: what a trained network says of images, as NumPy archives for work elsewhere."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ancor_jax import data
+from ancor_jax.config import Config, Eval
+from ancor_jax.data import Split, unlabelled
+from ancor_jax.data.dataset import UNKNOWN, Dataset, without_unreadable
+from ancor_jax.evaluation import feature_extraction, trained_model
+from ancor_jax.evaluation.trained_model import TrainedModel
+
+
+def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None = None) -> list[pathlib.Path]:
+    """Describes the images of a data set, or of a folder, by the network of a run.
+
+    Writes `<directory>/embeddings/train.npz` and `test.npz`, or `<name of the folder>.npz`, each with
+    'features' float32 [n, d], L2-normalised (of the backbone, or as eval.features has it); 'embeddings' float32 [n, D],
+    un-normalised, if the head has them; with a classifier 'class_probabilities' float32 [n, C], 'predicted' int32 [n]
+    and 'class_names' [C]; 'paths' [n] where the images lie in files; 'coarse', 'fine' int32 [n] (-1 where unknown),
+    'coarse_names' and 'fine_names' where the data have them.
+
+    Args:
+        config: `data` says which images (unless `images` does), `eval` how they are seen.
+        directory: work directory of the run.
+        images: a folder of images, with or without folders in it, instead of the data set.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no images, or images of unfit sizes.
+    """
+    network = trained_model.load(directory, config.eval.checkpoint)
+    parts: dict[str, tuple[Split, Dataset | None]]
+    if images is not None:
+        settings = sized(config)
+        split = readable(unlabelled.unlabelled(unlabelled.images_below(images)), config, str(images))
+        parts = {images.resolve().name: (split, None)}
+    else:
+        settings = config.eval
+        dataset = data.load(config.data)
+        parts = {'train': (dataset.train, dataset), 'test': (dataset.test, dataset)}
+    parts = {name: part for name, part in parts.items() if len(part[0])}
+    for split, _ in parts.values():
+        feature_extraction.check_sizes(split, settings)
+    describer = network.extractor(settings)
+    written = []
+    for name, (split, whole) in parts.items():
+        found = feature_extraction.extract(
+            describer, network.variables, split, settings, name=f'{name} images', shown=config.train.progress
+        )
+        path = directory / 'embeddings' / f'{name}.npz'
+        _write(path, _arrays(found, network, split, whole))
+        print(f'{len(split):,} images, {path.stat().st_size / 2**20:,.1f} MiB: {path}', flush=True)
+        written.append(path)
+    return written
+
+
+def sized(config: Config) -> Eval:
+    """`config.eval` for images of any size: those that nothing brings to one are resized and cropped to a view's."""
+    size = config.eval.crop or config.views.size
+    return dataclasses.replace(config.eval, resize=config.eval.resize or size, crop=size)
+
+
+def readable(split: Split, config: Config, where: str) -> Split:
+    """The split without unreadable images, if the configuration lets such be left out."""
+    if not config.data.max_unreadable:
+        return split
+    split, bad = without_unreadable(split, config.data.max_unreadable, where)
+    for text in bad:
+        print(f'left out: {text}', flush=True)
+    return split
+
+
+def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
+    """Softmax of float32 [n, C]."""
+    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _arrays(
+    found: feature_extraction.Features, network: TrainedModel, split: Split, whole: Dataset | None
+) -> dict[str, Any]:
+    arrays: dict[str, Any] = {'features': found.features}
+    if found.embeddings is not None:
+        arrays['embeddings'] = found.embeddings
+    if found.class_logits is not None:
+        arrays['class_probabilities'] = class_probabilities(found.class_logits)
+        arrays['predicted'] = found.class_logits.argmax(axis=1).astype(np.int32)
+        arrays['class_names'] = np.asarray(network.class_names)
+    images = split.images
+    if not isinstance(images, np.ndarray):
+        arrays['paths'] = np.asarray([images.where(index) for index in range(len(split))])
+    if whole is not None:
+        arrays |= {'coarse': split.coarse, 'coarse_names': np.asarray(whole.coarse_names)}
+        if (split.fine != UNKNOWN).any():
+            arrays |= {'fine': split.fine, 'fine_names': np.asarray(whole.fine_names)}
+    return arrays
+
+
+def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """All or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + '.part')
+    with half.open('wb') as file:
+        np.savez(file, **arrays)
+    os.replace(half, path)

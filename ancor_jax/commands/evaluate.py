@@ -1,0 +1,78 @@
+"""`--mode=eval`: evaluates a checkpoint of a run, or two networks together."""
+
+import json
+import pathlib
+
+from ancor_jax import data
+from ancor_jax.config import Config, ConfigError
+from ancor_jax.data import Dataset
+from ancor_jax.evaluation import results, trained_model
+from ancor_jax.evaluation.evaluate import check, evaluate, evaluate_joined
+from ancor_jax.evaluation.results import Evaluation
+from ancor_jax.runtime import atomic, workdir
+
+
+def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
+    """Evaluates a checkpoint of a work directory; the answer goes to `evaluation.json` there.
+
+    Args:
+        config: of the evaluation; its data may be others than those of the training.
+        directory: of the run.
+
+    Raises:
+        ConfigError: the directory holds no run, or one of another model than `config` says; or the data cannot be
+            evaluated.
+        checkpoint.CheckpointError: it holds no such checkpoint.
+    """
+    network = trained_model.load(directory, config.eval.checkpoint)
+    workdir.check_same(directory, workdir.identity(config, 1), afterwards=True)
+    dataset = _evaluation_data(config)
+    extract = network.extractor(config.eval)
+    evaluation = evaluate(
+        extract, network.variables, dataset, config, trained_on=network.trained_on, shown=config.train.progress
+    )
+    seconds = workdir.training_seconds(directory, network.step)
+    heading = f'{network.title} on {dataset.name}'
+    results.report(evaluation, heading, config, directory / workdir.EVALUATION, step=network.step, seconds=seconds)
+    return evaluation
+
+
+def evaluate_joined_runs(config: Config, directory: pathlib.Path) -> dict[str, Evaluation]:
+    """Evaluates the two networks of `config.eval.models` together, each way of joining in a directory of its own.
+
+    Args:
+        config: of the evaluation.
+        directory: `<directory>/<join>/results.json` is written, with a `config.json` beside it, so that
+            `--mode=compare` can set it beside single runs.
+
+    Raises:
+        ConfigError: not two models, or a cascade whose first has no class logits; and as `evaluate_run`.
+    """
+    first, second = (trained_model.load(pathlib.Path(name), config.eval.checkpoint) for name in config.eval.models)
+    if 'cascade' in config.eval.join and not first.class_names:
+        raise ConfigError(
+            f'a cascade asks the first model for coarse classes, and {first.directory} was trained without them; name '
+            'the models in the other order, or leave cascade out of eval.join.'
+        )
+    dataset = _evaluation_data(config)
+    networks = [(network.extractor(config.eval), network.variables) for network in (first, second)]
+    evaluations = {}
+    for join, evaluation in evaluate_joined(networks, dataset, config, shown=config.train.progress):
+        here = directory / join
+        here.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(here / workdir.CONFIG, json.dumps(workdir.identity(config, 1), indent=1))
+        heading = f'{join.capitalize()} of {first.title} and {second.title} on {dataset.name}'
+        results.report(evaluation, heading, config, here / workdir.RESULTS, step=second.step, seconds=0.0)
+        evaluations[join] = evaluation
+    return evaluations
+
+
+def _evaluation_data(config: Config) -> Dataset:
+    dataset = data.load(config.data)
+    if not dataset.test.has_fine:
+        raise ConfigError(
+            f'{dataset.name} has no test images with fine labels, which few-shot evaluation needs; add them as '
+            'val/COARSE/FINE/ folders, or in the manifest.'
+        )
+    check(dataset, config)
+    return dataset

@@ -1,0 +1,55 @@
+"""Images without a data set around them: everything below a folder, or a folder for each class."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from ancor_jax.data.dataset import UNKNOWN, Split
+from ancor_jax.data.images import DataError, files
+from ancor_jax.data.sources.folder import contents
+
+
+def images_below(root: pathlib.Path) -> list[str]:
+    """Paths of all images in a folder and the folders in it, in order of their names.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise DataError(f'{root} is not a folder; name one that holds images')
+    paths = _below(os.fspath(root))
+    if not paths:
+        raise DataError(f'{root} holds no image; name a folder that does')
+    return paths
+
+
+def _below(folder: str) -> list[str]:
+    folders, images, _ = contents(folder)
+    paths = [os.path.join(folder, name) for name in images]
+    return paths + [path for name in folders for path in _below(os.path.join(folder, name))]
+
+
+def images_by_class(root: pathlib.Path) -> dict[str, list[str]]:
+    """Paths of the images below each folder `root/CLASS`, by class.
+
+    Raises:
+        DataError: no such folder, fewer than two classes in it, images beside them, or a class without images.
+    """
+    if not root.is_dir():
+        raise DataError(f'{root} is not a folder; name one with a folder of images for each class: {root}/CLASS/')
+    folders, stray, _ = contents(os.fspath(root))
+    if stray:
+        raise DataError(f'{root / stray[0]} lies in no class folder; move it to {root}/CLASS/ or remove it')
+    if len(folders) < 2:
+        raise DataError(
+            f'{root} has {len(folders)} class folders, and two or more are there to be told apart; make {root}/CLASS/, '
+            'with a few images of each class'
+        )
+    return {name: images_below(root / name) for name in folders}
+
+
+def unlabelled(paths: list[str]) -> Split:
+    """A split of image files of which no label is known."""
+    unknown = np.full(len(paths), UNKNOWN, np.int32)
+    return Split(files(paths), unknown, unknown)

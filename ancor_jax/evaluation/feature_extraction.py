@@ -1,0 +1,204 @@
+"""What a trained network says of images: features, embeddings, class logits, in batches, whichever way images come."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ancor_jax import fewshot, models
+from ancor_jax.config import ConfigError, Eval, Views
+from ancor_jax.data import host_views
+from ancor_jax.data.dataset import Split
+from ancor_jax.data.images import in_threads, resized_shape
+from ancor_jax.runtime import compiler, device_mesh
+from ancor_jax.runtime.progress import Progress
+from ancor_jax.views import evaluation_views, image_ops
+
+
+class Features(NamedTuple):
+    """What the network says of n images."""
+
+    features: Any  # float32 [n, d], L2-normalised: of the backbone, or the embedding, as eval.features has it
+    embeddings: Any  # float32 [n, D], un-normalised; None if the head has none
+    class_logits: Any  # float32 [n, C]; None without a classifier
+
+
+class Extractor(NamedTuple):
+    """Jitted functions from variables and images uint8 [n, H, W, 3] to their `Features`.
+
+    Images are split over the devices of the mesh, so n is a multiple of them; the answer is on every device. Without a
+    mesh they are on one device, wherever JAX puts them.
+    """
+
+    of_images: Callable[[Any, Any], Features]  # resized and cropped on the device
+    of_variants: Callable[[Any, Any, Any], Features]  # with variants int32 [n, 3] of support images
+    of_views: Callable[[Any, Any], Features]  # resized and cropped already
+    devices: Mesh | None = None
+
+
+def make_extractor(model: models.Network, colours: Views, settings: Eval, devices: Mesh | None = None) -> Extractor:
+    """The descriptions by a network, by running batch statistics.
+
+    Make them once: each is compiled when it first meets images.
+
+    Args:
+        model: the network.
+        colours: for their mean and standard deviation.
+        settings: which features, and how test images are resized, cropped and shifted.
+        devices: that share the images; the variables are on each of them.
+    """
+    everywhere = None if devices is None else NamedSharding(devices, PartitionSpec())
+    platform = jax.default_backend() if devices is None else devices.devices.flat[0].platform
+    jitted = functools.partial(jax.jit, out_shardings=everywhere, compiler_options=compiler.options(platform))
+
+    def describe(variables: Any, pixels: jax.Array) -> Features:
+        outputs: Any = model.apply(variables, pixels, train=False)
+        chosen = outputs.embedding if settings.features == 'embedding' else outputs.features
+        return Features(fewshot.normalize(chosen), outputs.embedding, outputs.class_logits)
+
+    @jitted
+    def plain(variables: Any, images: jax.Array) -> Features:
+        mean, std = colours.mean, colours.std
+        return describe(
+            variables,
+            evaluation_views.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop),
+        )
+
+    @jitted
+    def varied(variables: Any, images: jax.Array, variants: jax.Array) -> Features:
+        resized = image_ops.resize_short(images, settings.resize) if settings.resize else images
+        size = settings.crop or min(resized.shape[1:3])
+        pixels = evaluation_views.apply_variant(resized, variants, size, settings.support_padding)
+        return describe(variables, image_ops.normalize(pixels, colours.mean, colours.std))
+
+    @jitted
+    def finished(variables: Any, images: jax.Array) -> Features:
+        return describe(variables, image_ops.normalize(images, colours.mean, colours.std))
+
+    return Extractor(plain, varied, finished, devices)
+
+
+def extract(
+    extractor: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray | None = None,
+    variants: np.ndarray | None = None,
+    *,
+    name: str = 'features',
+    shown: bool = False,
+) -> Features:
+    """The `Features` of images of a split as NumPy arrays, in batches of one size: one program is compiled.
+
+    Args:
+        extractor: see `make_extractor`.
+        variables: 'params' and 'batch_stats' of the network.
+        split: with the images.
+        settings: how they are resized and cropped.
+        indices: int [n], which images; None for all.
+        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
+        name: of the progress bar.
+        shown: whether to show it.
+
+    Raises:
+        FloatingPointError: the network gives features that are not finite.
+    """
+    indices = np.arange(len(split)) if indices is None else indices
+    batch = min(settings.batch_size, len(indices))
+    if extractor.devices is not None:
+        batch = -(-batch // extractor.devices.size) * extractor.devices.size
+    parts = []
+    with Progress(name, len(indices), unit='images', shown=shown) as progress:
+        for start in range(0, len(indices), batch):
+            # The last batch is filled up with repetitions of its first image.
+            chosen = np.arange(start, start + batch)
+            count = min(batch, len(indices) - start)
+            chosen[count:] = start
+            part = _batch(
+                extractor, variables, split, settings, indices[chosen], None if variants is None else variants[chosen]
+            )
+            parts.append(jax.tree.map(lambda array, keep=count: np.asarray(array)[:keep], part))
+            progress.update(count)
+    found = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    if not np.isfinite(found.features).all():
+        raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
+    return found
+
+
+def _batch(
+    extractor: Extractor,
+    variables: Any,
+    split: Split,
+    settings: Eval,
+    indices: np.ndarray,
+    variants: np.ndarray | None,
+) -> Features:
+    devices = extractor.devices
+    if not isinstance(split.images, np.ndarray):
+        # Each process reads what its own devices see.
+        share = len(indices) // jax.process_count() if devices is not None else len(indices)
+        first = jax.process_index() * share if devices is not None else 0
+        mine = slice(first, first + share)
+        pixels = views(split, indices[mine], settings, None if variants is None else variants[mine])
+        return extractor.of_views(variables, pixels if devices is None else device_mesh.from_processes(pixels, devices))
+    arrays = [split.images[indices]] if variants is None else [split.images[indices], variants]
+    placed = arrays if devices is None else [device_mesh.shard(array, devices) for array in arrays]
+    return (extractor.of_images if variants is None else extractor.of_variants)(variables, *placed)
+
+
+def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:
+    """Images as the network sees them, before normalisation, made on the host: uint8 [n, H, W, 3].
+
+    Arguments as `describe`; see `pipeline.evaluation_views`.
+    """
+    return host_views.evaluation_views(
+        split.images,
+        indices,
+        variants,
+        resize=settings.resize,
+        crop=settings.crop,
+        padding=settings.support_padding,
+    )
+
+
+def resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
+    """Height and width of these images after resizing the shorter side (0 leaves it): int [n, 2]."""
+    images = split.images
+    if isinstance(images, np.ndarray):
+        return np.broadcast_to(_resized(images.shape[1:3], short), (len(indices), 2))
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    sizes = in_threads(lambda i: _resized(images.size(int(distinct[i])), short), len(distinct))
+    return np.asarray(list(sizes)).reshape(-1, 2)[inverse]
+
+
+def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
+    return resized_shape(*image_size, short) if short else image_size
+
+
+def check_sizes(split: Split, settings: Eval) -> None:
+    """Refuses images that test views cannot be made of, before any work.
+
+    Raises:
+        ConfigError: a crop larger than the images, or images of several sizes that nothing brings to one.
+    """
+    sizes = resized_sizes(split, np.arange(len(split)), settings.resize)
+    small = int(sizes.min(axis=1).argmin())
+    height, width = sizes[small]
+    if settings.crop > min(height, width):
+        raise ConfigError(
+            f'eval.crop={settings.crop} is larger than {_where(split, small)}, {height}×{width} after eval.resize; '
+            'lower it, or set eval.resize to at least as much.'
+        )
+    if not settings.crop and (sizes != sizes[0]).any():
+        raise ConfigError(
+            'the test images differ in size; set eval.resize and eval.crop to bring them to one, for example '
+            '--config.eval.resize=256 --config.eval.crop=224.'
+        )
+
+
+def _where(split: Split, index: int) -> str:
+    return 'the test images' if isinstance(split.images, np.ndarray) else split.images.where(index)

@@ -1,0 +1,32 @@
+"""Networks (flax.linen): backbones, and the heads of the method.
+
+A backbone maps images [N, H, W, 3] to a feature map [N, h, w, d]; `Network` averages it over space and adds a head.
+Variables are plain dicts: 'params' (float32 whatever the computation's dtype) and 'batch_stats'.
+"""
+
+from ancor_jax.models.layers import REMAT, BatchNorm, Drop, Parts, drop_block_gamma, drop_block_mask, torch_linear
+from ancor_jax.models.network import HEADS, Network, Outputs, cell_embeddings, class_weights
+from ancor_jax.models.registry import NAMES, create
+from ancor_jax.models.resnet import RESNETS, ResidualBlock, ResNet, ResNet12, ResNet12Block
+
+__all__ = [
+    'HEADS',
+    'NAMES',
+    'REMAT',
+    'RESNETS',
+    'BatchNorm',
+    'Drop',
+    'Network',
+    'Outputs',
+    'Parts',
+    'ResNet',
+    'ResNet12',
+    'ResNet12Block',
+    'ResidualBlock',
+    'cell_embeddings',
+    'class_weights',
+    'create',
+    'drop_block_gamma',
+    'drop_block_mask',
+    'torch_linear',
+]

@@ -1,0 +1,124 @@
+"""Networks (flax.linen): ResNet-12 and ResNet-18/34/50/101 backbones, and the heads of the method.
+
+A backbone maps images [N, H, W, 3] to a feature map [N, h, w, d]; `Network` averages it over space and adds a head.
+Variables are plain dicts: 'params' (float32 whatever the computation's dtype) and 'batch_stats'.
+
+Sources: the few-shot ResNet-12 and the heads are those of `guybuk/ANCOR`; the larger ResNets are torchvision's v1.5.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ancor_jax.models.layers import torch_linear
+
+HEADS = ('seq', 'fork', 'cls', 'none')
+
+
+class Outputs(NamedTuple):
+    """What a network gives for N images, float32; a part that the head lacks is None."""
+
+    features: jax.Array  # [N, d], the backbone's
+    embedding: Any  # [N, D] jax.Array, un-normalised unless the network normalises it
+    class_logits: Any  # [N, C] jax.Array
+
+
+class Network(nn.Module):
+    """Backbone B, embedder E and coarse classifier C.
+
+    Heads: 'seq': e = E(B(x)), logits = C(relu(e)); 'fork': embedding and logits both from E's hidden layer; 'cls':
+    logits from the hidden layer, no embedding; 'none': embedding only. Parameters: 'backbone', 'hidden' (E's first),
+    'embedding' (E's last), 'classifier'. The head computes in float32.
+
+    Attributes:
+        backbone: images [N, H, W, 3], train, step → feature map [N, h, w, d].
+        head: one of `HEADS`.
+        num_classes: C.
+        embed_dim: D.
+        mlp: whether E has a hidden layer (d, with ReLU).
+        normalize_embedding: the paper's text: the embedding is a unit vector (together with the next two off).
+        relu_before_classifier: of 'seq'.
+        classifier_bias: whether C has a bias.
+
+    Raises:
+        ValueError: an unknown head.
+    """
+
+    backbone: nn.Module
+    head: str
+    num_classes: int
+    embed_dim: int = 128
+    mlp: bool = True
+    normalize_embedding: bool = False
+    relu_before_classifier: bool = True
+    classifier_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f'head must be one of {", ".join(HEADS)}, and is {self.head!r}.')
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0, classify: bool = True) -> Outputs:
+        """Everything the head gives; without `classify`, nothing of the classifier is computed or needed.
+
+        Args:
+            images: [N, H, W, 3], normalised.
+            train: batch statistics and dropout (rng 'dropout'), or running statistics.
+            step: training steps done, for DropBlock's schedule.
+            classify: whether class logits are wanted.
+        """
+        feature_map = self.backbone(images, train=train, step=jnp.asarray(step, jnp.int32))
+        features = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
+        hidden = features
+        if self.mlp:
+            hidden = nn.relu(torch_linear(features.shape[-1], name='hidden')(features))
+        embedding = None
+        if self.head != 'cls':
+            embedding = torch_linear(self.embed_dim, name='embedding')(hidden)
+            if self.normalize_embedding:
+                squared = jnp.sum(embedding * embedding, axis=-1, keepdims=True)
+                embedding = embedding * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))  # safe gradient at zero
+        if self.head == 'none' or not classify:
+            return Outputs(features, embedding, None)
+        classified = hidden if self.head != 'seq' or embedding is None else embedding
+        if self.head == 'seq' and self.relu_before_classifier:
+            classified = nn.relu(classified)
+        classifier = torch_linear(self.num_classes, use_bias=self.classifier_bias, name='classifier')
+        return Outputs(features, embedding, classifier(classified))
+
+    def embed(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0) -> jax.Array:
+        """The embedding [N, D] alone, from parameters without the classifier: the target network's pass."""
+        return self(images, train=train, step=step, classify=False).embedding
+
+    @nn.nowrap
+    def feature_map(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The backbone's map [N, h, w, d] by running statistics, before the average over space."""
+        backbone = {name: tree['backbone'] for name, tree in variables.items()}
+        feature_map: Any = self.backbone.apply(backbone, images, train=False, step=jnp.int32(0))
+        return feature_map.astype(jnp.float32)
+
+    @nn.nowrap
+    def features(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The backbone's features [N, d] by running statistics; of `variables` only the backbone's are needed."""
+        return jnp.mean(self.feature_map(variables, images), axis=(1, 2))
+
+
+def class_weights(params: Any) -> jax.Array:
+    """The rows of the coarse classifier, W [C, D], from a network's parameters."""
+    return params['classifier']['kernel'].T
+
+
+def cell_embeddings(params: Any, feature_map: jax.Array) -> jax.Array:
+    """The embedder applied to each cell of a feature map, for heat maps: [N, h, w, d] → [N, h, w, D].
+
+    Where the head has no embedding the last hidden layer takes its place, and without that the map itself.
+    """
+    cells = feature_map
+    if 'hidden' in params:
+        cells = nn.relu(cells @ params['hidden']['kernel'] + params['hidden']['bias'][None, None, None])
+    if 'embedding' in params:
+        cells = cells @ params['embedding']['kernel'] + params['embedding']['bias'][None, None, None]
+    return cells

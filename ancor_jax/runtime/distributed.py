@@ -1,0 +1,116 @@
+"""Several processes of one run: joining them, who speaks for all, and one answer for all."""
+
+import faulthandler
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+# A process that has not been heard of for so long is taken for dead, and the others stop.
+_HEARTBEAT_SECONDS = 30
+_SHUTDOWN_SECONDS = 30  # between the ends of the first process and the last
+_JOIN_SECONDS = 300
+# For a process that lives and does not come. One may prepare data that the others have already.
+_WAIT_SECONDS = 2 * 60 * 60
+
+
+class ProcessError(RuntimeError):
+    """The processes of a run cannot come together, or one of them has ended before the others."""
+
+
+def join(coordinator: str, count: int, index: int) -> None:
+    """Makes this process one of several of a run; before anything else is done with JAX.
+
+    Args:
+        coordinator: 'host:port' of the first process; '' where the cluster's environment tells (Slurm, Open MPI,
+            Cloud TPU, Kubernetes, as JAX knows them).
+        count: number of processes; with `coordinator`.
+        index: of this one, from 0; with `coordinator`.
+
+    Waits at most five minutes for the others; JAX then ends this process, saying so.
+
+    Raises:
+        ProcessError: no cluster is found, or the coordinator's address cannot be used.
+    """
+    # JAX would take SIGTERM for a notice to be looked at between steps, and `kill` or a scheduler's end to a job would
+    # end nothing.
+    jax.config.update('jax_enable_preemption_service', False)
+    given: dict[str, Any] = {}
+    there = f'{count} processes at {coordinator}' if coordinator else 'the processes that the cluster tells of'
+    print(f'Waiting for {there}, at most {_JOIN_SECONDS // 60} minutes.', flush=True)
+    if coordinator:
+        given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        mend = (
+            f'start {count} with the same cluster.coordinator, each with its own cluster.process'
+            if coordinator
+            else 'tell them apart by cluster.coordinator, processes and process'
+        )
+        first_line = next(iter(str(error).splitlines()), '')
+        raise ProcessError(f'the processes did not come together ({first_line}); {mend}.') from error
+
+    # When another process dies, JAX ends this one by SIGABRT after saying why; a dump of all threads would bury that.
+    faulthandler.disable()
+
+
+def several() -> bool:
+    """Whether the run has more than one process."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes files and talks to people."""
+    return jax.process_index() == 0
+
+
+def broadcast_from_first(value: float) -> float:
+    """The first process's value, in all of them: what decides for all must not differ by a rounding error."""
+    if not several():
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def wait(name: str) -> None:
+    """Until all processes have come here, however late: at most two hours.
+
+    Not by a collective of the devices, which on CPU gives up after half a minute and, at the end of a run, lets a
+    process go before the others know.
+    """
+    if several():
+        from orbax.checkpoint import multihost
+
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WAIT_SECONDS * 1000)
+
+
+def check_same(content: bytes) -> None:
+    """Checks that all processes have the same content.
+
+    Raises:
+        ProcessError: in all of them, where one has another.
+    """
+    if several():
+        from jax.experimental import multihost_utils
+
+        sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(content)))
+        if others := np.flatnonzero(sums != sums[0]).tolist():
+            raise ProcessError(
+                f'of {len(sums)} processes, number {", ".join(map(str, others))} has another configuration or other '
+                'training labels than number 0; start all with the same command but for cluster.process.'
+            )
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process is no longer there to compute with."""
+    text = f'{type(error).__name__}: {error}'
+    signs = ('Connection closed by peer', 'Connection reset', 'Gloo', 'NCCL', 'UNAVAILABLE', 'heartbeat', 'DEADLINE')
+    return several() and 'Runtime' in text and any(sign in text for sign in signs)

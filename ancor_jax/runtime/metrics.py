@@ -1,0 +1,71 @@
+"""What a run tells: scalars to JSON Lines and TensorBoard, and progress on the terminal."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self, TextIO
+
+from ancor_jax.config import ConfigError
+from ancor_jax.runtime import atomic
+
+
+class ScalarWriter:
+    """Appends scalars to `<directory>/metrics.jsonl` and, when asked, to TensorBoard files beside it."""
+
+    def __init__(self, directory: pathlib.Path | None, tensorboard: bool, done: int = 0) -> None:
+        """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again. Without
+        a directory nothing is written."""
+        self._lines: TextIO | None = None
+        self._board: Any = None
+        if directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / 'metrics.jsonl'
+        kept = [json.dumps(line) + '\n' for line in read_scalars(path) if line['step'] <= done]
+        atomic.write_text(path, ''.join(kept))  # a kill here must not cost what was told before
+        self._lines = path.open('a', encoding='utf-8')
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise ConfigError(
+                    'train.tensorboard needs the package tensorboardX; install it, or --config.train.tensorboard=False.'
+                ) from error
+
+            self._board = SummaryWriter(str(directory / 'tensorboard'), purge_step=done + 1 if done else None)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One line {'step': ..., name: value, ...}; the same scalars to TensorBoard."""
+        if self._lines is not None:
+            self._lines.write(json.dumps({'step': step, **scalars}) + '\n')
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        for stream in (self._lines, self._board):
+            if stream is not None:
+                stream.flush()
+
+    def close(self) -> None:
+        for stream in (self._lines, self._board):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_scalars(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl` that are whole; none where there is no file."""
+    lines = []
+    if path.exists():
+        for line in path.read_text(encoding='utf-8').splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:  # torn by a kill
+                continue
+    return lines

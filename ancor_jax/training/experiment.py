@@ -1,0 +1,220 @@
+"""From a configuration to the parts of a run: model, optimiser, views, devices, first state."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ancor_jax import data, models
+from ancor_jax.config import Config, ConfigError
+from ancor_jax.evaluation import evaluate, feature_extraction, trained_model
+from ancor_jax.methods import METHODS
+from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed
+from ancor_jax.training import memory, optim, sharding, step
+from ancor_jax.views import random_views
+from ancor_jax.views.recipe import recipe_of
+
+
+class Plan(NamedTuple):
+    """What a configuration comes to, for a number of classes, images and devices."""
+
+    model: models.Network
+    recipe: step.Recipe
+    views: random_views.Recipe
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    queue_size: int
+    queue_dtype: Any
+
+
+class Run(NamedTuple):
+    """The parts of a run that training and evaluation share."""
+
+    config: Config
+    directory: pathlib.Path
+    dataset: data.Dataset
+    devices: jax.sharding.Mesh
+    plan: Plan
+    initial_state: Any  # () → TrainState, jitted, in its place on the devices
+    abstract_state: Any
+    extract: feature_extraction.Extractor
+
+
+def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
+    """The model, optimiser and views of a configuration.
+
+    Args:
+        config: checked.
+        num_classes: of the labels that the method trains on.
+        num_images: in the training set.
+        num_devices: over which the batch is split.
+
+    Raises:
+        ConfigError: batch, devices, groups and data do not fit together.
+    """
+    method = METHODS[config.method]
+    if config.train.batch_size > num_images:
+        raise ConfigError(
+            f'train.batch_size={config.train.batch_size} is more than the {num_images} training images; lower it.'
+        )
+    try:
+        groups, synchronised, shuffle = device_mesh.ghost_groups(
+            config.train.batch_norm_groups, num_devices, config.train.batch_size
+        )
+        if method.uses_keys:
+            device_mesh.check_queue(config.contrast.queue_size, num_devices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    steps_per_epoch = num_images // config.train.batch_size
+    model = trained_model.create_model(
+        config, num_classes, bn_groups=groups, bn_sync=synchronised, axis_name=device_mesh.AXIS
+    )
+    schedule = optim.schedule(
+        config.optim.schedule,
+        config.optim.learning_rate,
+        epochs=config.train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        cycles=config.optim.cycles,
+        warmup_epochs=config.optim.warmup_epochs,
+        milestones=config.optim.milestones,
+        decay=config.optim.decay,
+    )
+    recipe = step.Recipe(
+        model=model,
+        optimizer=optim.sgd(schedule, config.optim.momentum, config.optim.weight_decay),
+        method=method,
+        temperature=config.contrast.temperature,
+        target_momentum=config.contrast.target_momentum,
+        shuffle_keys=shuffle,
+    )
+    return Plan(
+        model,
+        recipe,
+        recipe_of(config.views),
+        schedule,
+        steps_per_epoch,
+        config.contrast.queue_size,
+        jnp.dtype(config.contrast.queue_dtype),
+    )
+
+
+def initial_state(plan: Plan, rng: jax.Array) -> step.TrainState:
+    """The state before the first step of a plan."""
+    size = plan.views.size
+    return step.create_state(rng, plan.recipe, (size, size, 3), plan.queue_size, plan.queue_dtype)
+
+
+def prepare(config: Config, directory: pathlib.Path) -> Run:
+    """Loads the data and lays out the run, without writing anything.
+
+    Raises:
+        ConfigError, data.DataError: what is asked for cannot be done.
+    """
+    try:
+        devices = device_mesh.make_mesh(config.train.devices, config.train.batch_norm_groups)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    method = METHODS[config.method]
+    dataset = data.load(config.data)
+    if method.labels == 'fine' and not dataset.train.has_fine:
+        raise ConfigError(
+            f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '
+            'choose another method.'
+        )
+    if dataset.test.has_fine:
+        evaluate.check(dataset, config)
+    elif config.eval.checkpoint == checkpoint.BEST:
+        raise ConfigError(
+            f"eval.checkpoint='best' needs few-shot validation, and {dataset.name} has no test images with fine "
+            "labels; use 'latest'."
+        )
+    _check_sizes(config, dataset, devices)
+    # Of training: where test classes are others (tieredImageNet), they come after those.
+    num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
+    plan = make_plan(config, num_classes, len(dataset.train), devices.size)
+
+    def first_state() -> step.TrainState:
+        return initial_state(plan, jax.random.fold_in(jax.random.key(config.seed), 0))
+
+    abstract = sharding.abstract_state(devices, plan.recipe, jax.eval_shape(first_state))
+    init_sharded = jax.jit(
+        first_state,
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        compiler_options=compiler.options_once(device_mesh.platform(devices)),
+    )
+    if method.metric == 'angular':
+        classified = abstract.params['classifier']['kernel'].shape[0]
+        if classified != config.model.embed_dim:
+            raise ConfigError(
+                f'model.head={config.head!r} classifies {classified} numbers and the angular metric needs as many as '
+                f'model.embed_dim={config.model.embed_dim}; make them equal.'
+            )
+    extractor = feature_extraction.make_extractor(plan.model, config.views, config.eval, devices)
+    return Run(config, directory, dataset, devices, plan, init_sharded, abstract, extractor)
+
+
+def describe(run: Run) -> str:
+    """What is about to run, in a few lines."""
+    config, plan = run.config, run.plan
+    state = run.abstract_state
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    needed = memory.as_text(memory_needed(run))
+    lines = [
+        run.dataset.summary(),
+        f'{plan.recipe.method.title}: {config.model.name}, width {config.model.width:g}, {parameters:,} '
+        f'parameters, head {config.head}; {config.train.epochs} epochs of {plan.steps_per_epoch} steps of '
+        f'{config.train.batch_size} images on {run.devices.size} × {run.devices.devices.flat[0].device_kind}.',
+        'Memory of each device: ' + ', '.join(f'{name} {size}' for name, size in needed.items()) + '.',
+    ]
+    if idle := jax.device_count() - run.devices.size:
+        lines.append(
+            f'{idle} of {jax.device_count()} devices stay idle, by train.devices or train.batch_norm_groups; '
+            '--config.train.batch_norm_groups=0, a group on each device, uses all.'
+        )
+    if distributed.several():
+        lines.append(f'{jax.process_count()} processes.')
+    lines.append(f'Work directory: {run.directory}')
+    return '\n'.join(lines)
+
+
+def memory_needed(run: Run) -> dict[str, int]:
+    """Bytes that will lie on each device during training, by name; of the activations it is an estimate."""
+    sizes = memory.of_state(run.abstract_state)
+    if data.lives_on_device(run.dataset, run.config.data):
+        sizes['images'] = run.dataset.train.array.nbytes
+    share = run.config.train.batch_size // run.devices.size
+    model, size = run.plan.model, run.plan.views.size
+    sizes['activations, about'] = memory.of_activations(model, run.abstract_state, share, size)
+    return sizes
+
+
+def training_labels(run: Run) -> np.ndarray:
+    """int32 [M]: the labels that the method trains on."""
+    split = run.dataset.train
+    return split.fine if run.plan.recipe.method.labels == 'fine' else split.coarse
+
+
+def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
+    """Images must be large enough for the network and, where they live on the device, small enough for that."""
+    smallest = 16 if config.model.name == 'resnet12' else 1  # four times halved
+    sizes = [('views.size', config.views.size)]
+    test = config.eval.crop or config.eval.resize or min(dataset.image_size or (0,))
+    if test:
+        sizes.append(('the side of a test image', test))
+    for name, size in sizes:
+        if size < smallest:
+            raise ConfigError(f'{name} is {size}, and {config.model.name} needs at least {smallest} pixels.')
+    memory = (devices.local_devices[0].memory_stats() or {}).get('bytes_limit')
+    if memory and data.lives_on_device(dataset, config.data) and dataset.train.array.nbytes > 0.8 * memory:
+        raise ConfigError(
+            f'the training images take {dataset.train.array.nbytes / 2**30:.1f} GiB and a device has '
+            f"{memory / 2**30:.1f}; use --config.data.pipeline='host', or lower data.image_size or data.train_images."
+        )
+
+
+def variables(state: step.TrainState) -> dict[str, Any]:
+    """The variables of the online network."""
+    return {'params': state.params, 'batch_stats': state.batch_stats}

@@ -1,0 +1,68 @@
+"""The log of a training: scalars, progress, and the check that the loss is finite."""
+
+import time
+
+import jax
+import numpy as np
+
+from ancor_jax.config import Config
+from ancor_jax.runtime import metrics, progress
+from ancor_jax.runtime.progress import Rate
+from ancor_jax.training.experiment import Plan
+
+
+class TrainingLog:
+    """Writes metrics one dispatch behind, so that the device never waits for the host."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        writer: metrics.ScalarWriter,
+        progress: progress.Progress,
+        begin: float,
+    ) -> None:
+        self._config, self._plan, self._writer, self._progress = config, plan, writer, progress
+        self._begin: float | None = begin  # until the first steps are done
+        self._pending: dict[str, jax.Array] | None = None
+        self._rate = Rate()
+
+    def start(self, done: int) -> None:
+        """An epoch begins, or the rest of one, after `done` steps. The time in between does not count for images/s."""
+        steps = self._plan.steps_per_epoch
+        # All at once and before its steps: the schedule is computed on the device, where it would wait for them.
+        self._first = done // steps * steps
+        self._learning_rates = np.asarray(jax.vmap(self._plan.schedule)(np.arange(self._first, self._first + steps)))
+        self._rate.start()
+
+    def dispatched(self, values: dict[str, jax.Array]) -> None:
+        """Steps are on their way and will give these metrics, each [steps]."""
+        self.catch_up()
+        self._pending = values
+
+    def catch_up(self) -> None:
+        """Waits for what was dispatched last and tells about it."""
+        if self._pending is None:
+            return
+        arrays = {name: np.asarray(value) for name, value in self._pending.items()}
+        self._pending = None
+        steps, first = len(arrays['step']), int(arrays.pop('step')[0])
+        if self._begin is not None:
+            print(f'First step done {time.monotonic() - self._begin:.1f} s after the start.', flush=True)
+            self._begin = None
+        images = steps * self._config.train.batch_size
+        rate = self._rate.update(images)
+        if not np.isfinite(arrays['loss']).all():
+            raise FloatingPointError(
+                f'The loss is not finite at step {first + steps}; lower optim.learning_rate or check the data.'
+            )
+        every = self._config.train.log_steps
+        for i in range(steps):
+            number = first + i + 1
+            if number % every == 0:
+                scalars = {name: float(value[i]) for name, value in arrays.items()}
+                scalars['learning_rate'] = float(self._learning_rates[first + i - self._first])
+                scalars['images_per_second'] = rate
+                scalars['epoch'] = number / self._plan.steps_per_epoch
+                self._writer.write(number, scalars)
+        self._progress.update(images, f'loss {arrays["loss"][-1]:.3f}')

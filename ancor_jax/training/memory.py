@@ -1,0 +1,72 @@
+"""What a training run will take of each device's memory, known from shapes before anything is put there."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ancor_jax import models
+from ancor_jax.training import step
+
+
+def of_state(state: step.TrainState) -> dict[str, int]:
+    """Bytes on a device of the parts of a state, by name.
+
+    Args:
+        state: as a tree of `jax.ShapeDtypeStruct`, with shardings where it is split over devices.
+    """
+    parts = {
+        'parameters, gradients and optimiser': (state.params, state.params, state.batch_stats, state.opt_state),
+        'target network': (state.target_params, state.target_batch_stats),
+        'queue': state.queue,
+    }
+    return {name: sum(_on_a_device(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()}
+
+
+def of_activations(model: models.Network, state: step.TrainState, batch: int, size: int) -> int:
+    """Bytes, about, of what a pass over a batch keeps for the gradient: an estimate, as compilers fuse and reorder.
+
+    Every layer's output is kept; with `remat` of each block its output and, of what is inside, what its policy keeps,
+    and besides all that is inside one block, the largest, while its gradient is computed.
+
+    Args:
+        model: of the run.
+        state: shapes.
+        batch: images on a device.
+        size: side of an image.
+    """
+    capture = functools.partial(model.apply, train=False, capture_intermediates=True)
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    outputs = jax.eval_shape(capture, {'params': state.params, 'batch_stats': state.batch_stats}, images)
+    backbone = dict(outputs[1]['intermediates']['backbone'])
+    del backbone['__call__']  # what its last block gives
+    policy = getattr(model.backbone, 'remat', 'none')
+    kept, largest = 0, 0
+    for name, values in backbone.items():
+        everything = _maps(values)
+        if policy == 'none' or not name.startswith('stage'):  # the stem is no block
+            kept += everything
+            continue
+        kept += _maps(values['__call__'])
+        if policy == 'convolutions':
+            kept += sum(_maps(inner) for layer, inner in values.items() if 'conv' in layer)
+        largest = max(largest, everything)
+    return kept + largest
+
+
+def as_text(sizes: dict[str, int]) -> dict[str, str]:
+    """Sizes in MiB, without those that are nothing."""
+    return {name: f'{size / 2**20:,.0f} MiB' for name, size in sizes.items() if size}
+
+
+def _maps(tree: Any) -> int:
+    """Bytes of the feature maps in a tree."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.ndim == 4)
+
+
+def _on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
+    size: int = math.prod(shape) * leaf.dtype.itemsize
+    return size

@@ -1,0 +1,1 @@
+"""Views of images: random training views, evaluation views, and the image operations that both are made of."""
