@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ancor_jax import fewshot
-from ancor_jax.commands import embed, gallery
+from ancor_jax.commands import embed
 from ancor_jax.config import Config, Eval
 from ancor_jax.data import Split, unlabelled
 from ancor_jax.evaluation import episodes, feature_extraction, trained_model
+from ancor_jax.report import gallery
 from ancor_jax.runtime import atomic
 
 _MOST_SHOWN = 200  # pictures of a class in the gallery; the table has all

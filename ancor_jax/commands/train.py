@@ -1,11 +1,12 @@
 """`--mode=train`: trains a run, or resumes it, then evaluates it."""
 
+import dataclasses
 import json
 import pathlib
 import time
 
 from ancor_jax.config import Config
-from ancor_jax.evaluation import evaluate, results
+from ancor_jax.evaluation import evaluate, results, trained_model
 from ancor_jax.runtime import checkpoint, distributed, workdir
 from ancor_jax.training import experiment, loop
 from ancor_jax.training.experiment import Run
@@ -25,6 +26,8 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
     run = experiment.prepare(config, directory)
     _claim(run)
     print(experiment.describe(run), flush=True)
+    if config.train.on == 'features' and run.pretrained is not None and distributed.is_first():
+        trained_model.store_backbone(directory, run.pretrained)
     with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS) as checkpoints:
         state = loop.train_or_resume(run, checkpoints, begin)
         if config.eval.checkpoint == checkpoint.BEST:
@@ -59,7 +62,7 @@ def _evaluate(run: Run, state: TrainState) -> results.Evaluation:
         run.extract,
         experiment.variables(state),
         run.dataset,
-        run.config,
+        dataclasses.replace(run.config, eval=run.eval),
         trained_on=method.labels,
         shown=run.config.train.progress,
     )

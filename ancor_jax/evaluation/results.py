@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ancor_jax.config import Config
+from ancor_jax.probes import PROBES
 from ancor_jax.runtime import atomic
 
 # In tables.
@@ -17,15 +18,6 @@ CLASSIFIER_TITLES = {
     'nn': 'nearest (euclidean)',
     'cosine': 'nearest (cosine)',
     'knn': '30-NN',
-}
-
-
-PROBE_TITLES = {
-    'linear': 'linear probe',
-    'knn': '20-NN on the training images',
-    'retrieval': 'retrieval',
-    'clustering': 'clustering inside coarse classes',
-    'coarse': 'class logits',
 }
 
 
@@ -72,7 +64,7 @@ def probe_table(scores: Sequence[Score]) -> str:
     rows = [['probe', 'measure', '%']]
     for score in scores:
         interval = '' if score.interval is None else f' ± {score.interval:.2f}'
-        rows.append([PROBE_TITLES[score.probe], score.measure, f'{score.value:.2f}{interval}'])
+        rows.append([PROBES[score.probe].title, score.measure, f'{score.value:.2f}{interval}'])
     return _markdown(rows)
 
 

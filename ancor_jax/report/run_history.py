@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax.evaluation.results import CLASSIFIER_TITLES, PROBE_TITLES, Result, title
+from ancor_jax.evaluation.results import CLASSIFIER_TITLES, Result, title
+from ancor_jax.probes import PROBES
 from ancor_jax.report import figures, pictures
 from ancor_jax.report.page import Chart, Charts, Section, Table
 
@@ -69,7 +70,11 @@ def probes(results: Mapping[str, Any]) -> Section:
         'interval over images where there is one.'
     ]
     body = [
-        [PROBE_TITLES.get(row['probe'], row['probe']), row['measure'], _value(row['value'], row.get('interval_95'))]
+        [
+            PROBES[row['probe']].title if row['probe'] in PROBES else row['probe'],
+            row['measure'],
+            _value(row['value'], row.get('interval_95')),
+        ]
         for row in rows
     ]
     return Section(anchor, title, text, [Table(['probe', 'measure', '%'], body, words=2)])

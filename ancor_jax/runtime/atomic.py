@@ -2,10 +2,31 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
+
+import numpy as np
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    half = path.with_name(path.name + '.part')
-    half.write_text(text, encoding='utf-8')
-    os.replace(half, path)
+    """Writes a text file, UTF-8."""
+    part = _part(path)
+    with part.open('w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a NumPy archive (.npz)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    with part.open('wb') as file:
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + '.part')

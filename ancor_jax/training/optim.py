@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Tree = TypeVar('Tree')
+from ancor_jax.config import SCHEDULES
 
-SCHEDULES = ('cosine_restarts', 'cosine', 'steps')
+Tree = TypeVar('Tree')
 
 
 def schedule(

@@ -31,7 +31,7 @@ def page(title: str, subtitle: str, groups: list[Group]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('ancor_jax', 'commands'), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader('ancor_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters['thumbnail'] = thumbnail
     return environment.get_template('gallery.html.j2').render(title=title, subtitle=subtitle, groups=groups)
