@@ -15,8 +15,9 @@ UNKNOWN = -1  # the fine label of an image that has none
 class Split:
     """Images with their labels.
 
-    `images` is one array uint8 [N, H, W, 3], stored features float16 [N, 1, 1, V, d] in their place, or a source that is
-    read image by image (`images.ImageSource`); `coarse` and `fine` are int32 [N], `fine` UNKNOWN where only the coarse label is known.
+    `images` is one array uint8 [N, H, W, 3], or stored features float16 [N, 1, 1, V, d] in its place, or a source that
+    is read image by image (`images.ImageSource`). `coarse` and `fine` are int32 [N], `fine` UNKNOWN where only the
+    coarse label is known.
     """
 
     images: np.ndarray | ImageSource = field(repr=False)

@@ -47,7 +47,9 @@ def abstract_state(mesh: Mesh, recipe: step.Recipe, shapes: step.TrainState) -> 
 
 
 def map_resident_steps(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Callable[..., Any]:
-    """`view_steps.resident_steps` over the mesh, compiled once: (state, samples, indices [S, N], rng) → (state, metrics).
+    """`view_steps.resident_steps` over the mesh, compiled once.
+
+    It takes (state, samples, indices [S, N], rng) and returns (state, metrics).
 
     The state, as `state_specs` says, is donated; indices are split over the devices along N; samples and rng are on
     every device.
