@@ -38,6 +38,9 @@ _MODE = flags.DEFINE_enum(
 _RUNS = flags.DEFINE_list('runs', [], 'Of compare: work directories; differences are to the first.')
 _IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in place of the data set.')
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
+_UNKNOWN = flags.DEFINE_float(
+    'unknown', None, 'Of classify: an answer less probable than this is unknown; short for --config.eval.unknown_below.'
+)
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
 
 _CACHE = flags.DEFINE_string(
@@ -120,6 +123,8 @@ def _stop(message: str, several: bool = True) -> None:
 
 def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
     """A mode that works on one configuration and its work directory."""
+    from ancor_jax import config
+
     mode = _MODE.value
     try:
         if mode == 'train':
@@ -141,6 +146,9 @@ def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
         elif mode == 'classify':
             from ancor_jax.commands import classify
 
+            if _UNKNOWN.value is not None:
+                settings.eval.unknown_below = _UNKNOWN.value
+                config.check(settings)
             classify.classify(settings, directory, pathlib.Path(str(_SUPPORT.value)), pathlib.Path(str(_QUERY.value)))
         else:
             from ancor_jax.commands import report
