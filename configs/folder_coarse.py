@@ -16,7 +16,7 @@ class: with few images in each, shorten the queue, --config.contrast.queue_size,
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config, ConfigError
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

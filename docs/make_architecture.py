@@ -1,6 +1,6 @@
 """Draws docs/architecture.svg: the way of the data through training and evaluation.
 
-    python docs/make_architecture.py
+python docs/make_architecture.py
 """
 
 import pathlib
