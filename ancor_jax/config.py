@@ -129,6 +129,8 @@ class Train:
     tensorboard: bool = True  # write TensorBoard scalars beside metrics.jsonl
     progress: bool = True  # a progress bar at a terminal, plain lines elsewhere
     checkpoint_epochs: int = 1  # epochs between checkpoints
+    checkpoint_minutes: float = 10.0  # and minutes, also inside an epoch; 0 takes none there
+    keep_checkpoints: int = 2  # the latest ones that are kept, beside the best
 
 
 @dataclasses.dataclass(slots=True)
@@ -273,6 +275,7 @@ def _check_numbers(config: Config) -> None:
         ('train.batch_size', config.train.batch_size),
         ('train.log_steps', config.train.log_steps),
         ('train.checkpoint_epochs', config.train.checkpoint_epochs),
+        ('train.keep_checkpoints', config.train.keep_checkpoints),
         ('eval.shots', config.eval.shots),
         ('eval.queries', config.eval.queries),
         ('eval.support_copies', config.eval.support_copies),
@@ -294,6 +297,7 @@ def _check_numbers(config: Config) -> None:
         ('train.batch_norm_groups', config.train.batch_norm_groups),
         ('train.devices', config.train.devices),
         ('train.steps_per_dispatch', config.train.steps_per_dispatch),
+        ('train.checkpoint_minutes', config.train.checkpoint_minutes),
         ('eval.support_padding', config.eval.support_padding),
         ('eval.resize', config.eval.resize),
         ('eval.crop', config.eval.crop),

@@ -25,7 +25,8 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
     run = experiment.prepare(config, directory)
     _claim(run)
     print(experiment.describe(run), flush=True)
-    with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS) as checkpoints:
+    keep = config.train.keep_checkpoints
+    with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS, keep) as checkpoints:
         state = loop.train_or_resume(run, checkpoints, begin)
         if config.eval.checkpoint == checkpoint.BEST:
             del state
