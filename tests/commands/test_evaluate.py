@@ -31,7 +31,7 @@ def untrained(directory, method: str, seed: int):
     classes = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
     workdir.claim(directory, settings, 1, classes, begun=False)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-        checkpoints.save_latest(7, {**variables, 'step': jnp.int32(7)})
+        checkpoints.save(7, {**variables, 'step': jnp.int32(7)})
     return directory
 
 
