@@ -177,7 +177,7 @@ def test_unreadable_queries_are_listed_and_improbable_answers_are_unknown(places
     query.mkdir()
     (query / 'good.png').write_bytes((pictures / 'query' / 'zero' / '3.png').read_bytes())
     (query / '=broken.png').write_bytes(b'nothing')
-    settings = small(eval__unknown_below=1.0)
+    settings = small(eval__unknown_below=1.0, eval__classifiers=('lr',))
     answer = classify.classify(settings, places[0], pictures / 'support', query)
     assert answer.names == ['unknown']
     assert answer.accuracy is None
