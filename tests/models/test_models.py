@@ -277,7 +277,7 @@ def test_heads_equal_reference(case):
         for tree, features, name in ((variables, query, 'emb'), (key_variables, key, 'k_emb')):
             outputs = network.apply(tree, as_images(features), train=True)
             close(getattr(outputs, output), HEADS[f'{case}.{name}'])
-            assert outputs._replace(features=None, **{output: None}) == (None, None, None)
+            assert outputs._replace(features=None, hidden=None, **{output: None}) == (None, None, None, None)
         return
 
     keys = network.apply(key_variables, as_images(key), train=True, method='embed')
@@ -362,7 +362,7 @@ def test_embedding_needs_no_classifier():
 def test_unknown_names():
     with pytest.raises(ValueError, match="head must be one of seq, fork, cls, none, and is 'both'"):
         models.create('resnet12', head='both', num_classes=3)
-    with pytest.raises(ValueError, match="model must be one of resnet12, .*, and is 'vgg'"):
+    with pytest.raises(ValueError, match="model must be one of .*resnet12, .*, and is 'vgg'"):
         models.create('vgg', head='seq', num_classes=3)
 
 
