@@ -1,4 +1,7 @@
-"""Few-shot classifiers with unequal numbers of supports: which one `--mode=classify` uses, and why.
+"""Few-shot classifiers with unequal numbers of supports, each support seen once.
+
+`--mode=classify` takes `eval.support_copies` augmented copies of each support; this experiment takes the plain image
+alone, so the figures are not those of `classify`.
 
     python -m experiments.supports NAME WORKDIR          NAME of the table, WORKDIR of a finished run
 
