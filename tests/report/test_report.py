@@ -28,7 +28,7 @@ SCALARS = [
 
 
 @functools.cache
-def facts(per_class: int = 10, **changes) -> report.Facts:
+def facts(per_class: int = 10, **changes) -> report.ReportData:
     """Nine fine classes in three coarse ones, embeddings around their class weight, images of two sizes."""
     rng = np.random.default_rng(0)
     fine = np.repeat(np.arange(len(FINE), dtype=np.int32), per_class)
@@ -37,7 +37,7 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
     centres = weights[np.arange(9) // 3] + rng.normal(0, 0.3, (9, 16))
     embeddings = (5 * (centres[fine] + rng.normal(0, 0.2, (len(fine), 16)))).astype(np.float32)
     pixels = rng.integers(0, 256, (len(fine), 40, 40, 3), dtype=np.uint8)
-    whole = report.Facts(
+    whole = report.ReportData(
         title='ANCOR on <b>digits</b>',
         settings=(('Method', 'ANCOR & more'), ('Network', 'resnet12')),
         results=RESULTS,
@@ -56,7 +56,7 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
     return dataclasses.replace(whole, **changes)
 
 
-def words(of: report.Facts, path) -> str:
+def words(of: report.ReportData, path) -> str:
     """The text of its page."""
     report.write(of, path)
     return html.unescape(path.read_text(encoding='utf-8'))
