@@ -84,7 +84,7 @@ def run(argv: list[str]) -> None:
             traceback.print_exc()
             _stop(f'error: {type(error).__name__} in process {jax.process_index()}, see above.')
         _stop(
-            'error: another process of this run has ended; start them all again to go on from the last checkpoint '
+            'error: another process of this run has ended; start all of them again to resume from the last checkpoint '
             f'({_first_line(error)}).'
         )
 
@@ -236,7 +236,7 @@ def complete_arguments(argv: list[str]) -> list[str]:
     """
     found = [_with_config_path(argument) for argument in argv]
     given = dict(argument.lstrip('-').partition('=')[::2] for argument in found if argument.startswith('--'))
-    directory = pathlib.Path(os.path.expandvars(given.get('workdir', ''))).expanduser()
+    directory = pathlib.Path(given.get('workdir', ''))
     overrides = any(name.startswith('config.') for name in given)
     if 'config' not in given and overrides and given.get('workdir') and (directory / 'config.json').is_file():
         found.insert(1, f'--config={config_folder() / "run.py"}:{directory}')

@@ -24,7 +24,7 @@ FOLDERS = {
     'classifiers': 'fewshot/classifiers',
     'results': 'evaluation/results',
     'query pass': 'models/network',
-    'moving average': 'training/optim',
+    'moving average': 'losses',
     'key pass': 'models/network',
     'losses': 'losses',
     'SGD': 'optax',

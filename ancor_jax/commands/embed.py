@@ -77,12 +77,6 @@ def readable(split: Split, config: Config, where: str) -> Split:
     return split
 
 
-def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
-    """Softmax of float32 [n, C]."""
-    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def _arrays(
     found: feature_extraction.Features, network: TrainedModel, split: Split, whole: Dataset | None
 ) -> dict[str, Any]:
@@ -90,7 +84,7 @@ def _arrays(
     if found.embeddings is not None:
         arrays['embeddings'] = found.embeddings
     if found.class_logits is not None:
-        arrays['class_probabilities'] = class_probabilities(found.class_logits)
+        arrays['class_probabilities'] = feature_extraction.class_probabilities(found.class_logits)
         arrays['predicted'] = found.class_logits.argmax(axis=1).astype(np.int32)
         arrays['class_names'] = np.asarray(network.class_names)
     images = split.images

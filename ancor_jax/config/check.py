@@ -75,7 +75,8 @@ def check_contradictions(config: Config) -> None:
 def _check_cluster(cluster: Cluster) -> None:
     if cluster.coordinator and cluster.detect:
         raise ConfigError(
-            f'cluster.detect asks the cluster and cluster.coordinator={cluster.coordinator} tells; set one of them.'
+            f'cluster.detect=True and cluster.coordinator={cluster.coordinator} are two ways to find the processes; '
+            'set one of them.'
         )
     host, _, port = cluster.coordinator.rpartition(':')
     if cluster.coordinator and not (host and port.isdecimal()):

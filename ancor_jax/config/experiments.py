@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def base() -> Config:
-    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); ancor_jax/config.py explains every field."""
+    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); config/fields.py explains every field."""
     return Config()
 
 

@@ -36,7 +36,7 @@ class Data:
     """Which images, with which labels."""
 
     name: str = ''  # 'digits', 'breeds', 'folder', 'tiered', or the name of a TFDS data set
-    dir: str = ''  # where it lies; '' is the TFDS default, ~/tensorflow_datasets, for TFDS data sets and 'breeds'
+    dir: str = ''  # where it is stored; '' is the TFDS default, ~/tensorflow_datasets, for TFDS data sets and 'breeds'
     download: bool = False  # fetch and prepare it in `dir` if it is not there; cifar100 needs no TensorFlow for that
     manifest: str = ''  # of 'folder': a CSV or JSON Lines file of path, coarse, fine, split instead of the layout
     breeds: Annotated[str, OneOf(BREEDS)] = 'living17'  # of 'breeds': living17, nonliving26, entity13, entity30
@@ -156,7 +156,7 @@ class Train:
 class Cluster:
     """Which of several processes of one run this is; as it stands, the only one."""
 
-    detect: bool = False  # as Slurm, Open MPI, Kubernetes or a TPU pod tells each process that it has started
+    detect: bool = False  # take them from Slurm, Open MPI, Kubernetes or a TPU pod
     coordinator: str = ''  # or by hand: HOST:PORT of the first,
     processes: int = 0  # how many there are,
     process: int = -1  # and which of them this is, from 0

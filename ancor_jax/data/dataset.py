@@ -315,7 +315,7 @@ def limit_train(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def only_coarse_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The part of a data set that lies in some coarse classes; both kinds of labels are numbered anew, in their order.
+    """The part of a data set in some coarse classes; coarse and fine labels are renumbered in their order.
 
     Args:
         dataset: any.

@@ -115,21 +115,16 @@ def solve(
     seen, asked = extract(supports, 'supports', copies[:, 0], copies[:, 1:]), extract(queries, 'images')
     labels = labels[copies[:, 0]]
     ways = len(classes)
+    coarse = None if asked.class_logits is None else feature_extraction.class_probabilities(asked.class_logits)
     probabilities = None
     if fewshot.CLASSIFIERS[classifier].has_probabilities:
         probabilities = np.asarray(fewshot.probabilities(classifier, seen.features, labels, asked.features, ways=ways))
-        if settings.coarse_prior and asked.class_logits is not None:
-            prior = fewshot.coarse_prior(_softmax(seen.class_logits), labels, _softmax(asked.class_logits), ways=ways)
+        if settings.coarse_prior and coarse is not None:
+            of_supports = feature_extraction.class_probabilities(seen.class_logits)
+            prior = fewshot.coarse_prior(of_supports, labels, coarse, ways=ways)
             probabilities = probabilities * np.asarray(prior)
             probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         predicted = probabilities.argmax(axis=1).astype(np.int32)
     else:
         predicted = np.asarray(fewshot.classify(classifier, seen.features, labels, asked.features, ways=ways))
-    coarse = None if asked.class_logits is None else _softmax(asked.class_logits)
     return Answer(tuple(paths), classes, predicted, probabilities, network.class_names, coarse, settings.unknown_below)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return found

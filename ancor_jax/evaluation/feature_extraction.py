@@ -149,7 +149,7 @@ def extract(
         split: with the images.
         settings: how they are resized and cropped.
         indices: int [n], which images; None for all.
-        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
+        variants: int32 [n, 3], see `evaluation_views.support_variants`; None for the plain test views.
         name: of the progress bar.
         shown: whether to show it.
 
@@ -197,6 +197,13 @@ def _batch(
     arrays = [split.images[indices]] if variants is None else [split.images[indices], variants]
     placed = arrays if devices is None else [device_mesh.shard(array, devices) for array in arrays]
     return (extractor.of_images if variants is None else extractor.of_variants)(variables, *placed)
+
+
+def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
+    """Softmax of float32 [n, C]."""
+    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ancor_jax import models, pretrained
 from ancor_jax.config import Config, ConfigError, Eval
@@ -41,54 +42,8 @@ class TrainedModel:
         return f'{METHODS[self.config.method].title}, step {self.step:,}'
 
     def extractor(self, settings: Eval) -> feature_extraction.Extractor:
-        """Its descriptions of images that are resized and cropped as `settings` has it, by all devices."""
+        """Extracts its features of images, resized and cropped as `settings` says, on all devices."""
         return feature_extraction.make_extractor(self.model, self.config.views, settings, self.devices)
-
-
-def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> TrainedModel:
-    """The network of a checkpoint; of the training state nothing else is read.
-
-    Args:
-        directory: a work directory.
-        kind: 'latest' or 'best'.
-
-    Raises:
-        ConfigError: no run lies there.
-        checkpoint.CheckpointError: it has no such checkpoint.
-    """
-    config = workdir.stored_config(directory)
-    devices = device_mesh.local_mesh()
-    everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
-    parts = ('params', 'batch_stats')
-    step, variables = checkpoint.restore_parts(directory / workdir.CHECKPOINTS, kind, parts, everywhere)
-    if config.train.on == 'features':
-        for kind, tree in jax.device_put(_stored_backbone(directory), everywhere).items():
-            variables[kind] = variables.get(kind, {}) | {'backbone': tree}
-    head = variables['params'].get('classifier')
-    num_classes = head['kernel'].shape[1] if head else 0
-    names = workdir.class_names(directory)[METHODS[config.method].labels]
-    # Test classes that training did not have come after those that it had.
-    names = names[:num_classes] if len(names) >= num_classes else tuple(map(str, range(num_classes)))
-    return TrainedModel(directory, config, step, create_model(config, max(num_classes, 1)), variables, devices, names)
-
-
-def store_backbone(directory: pathlib.Path, backbone: 'PretrainedBackbone') -> None:
-    """Writes the weights of a frozen backbone into a work directory, so that the network needs nothing else."""
-    arrays = {'/'.join(path): leaf for path, leaf in pretrained.leaves(backbone.variables)}
-    atomic.write_arrays(directory / workdir.BACKBONE, arrays)
-
-
-def _stored_backbone(directory: pathlib.Path) -> dict[str, Any]:
-    """The variables that `store_backbone` wrote."""
-    variables: dict[str, Any] = {}
-    with np.load(directory / workdir.BACKBONE, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            kind, *path, leaf = name.split('/')
-            tree = variables.setdefault(kind, {})
-            for part in path:
-                tree = tree.setdefault(part, {})
-            tree[leaf] = arrays[name]
-    return variables
 
 
 class PretrainedBackbone(NamedTuple):
@@ -106,31 +61,60 @@ class PretrainedBackbone(NamedTuple):
         return digest.hexdigest()
 
 
-def pretrained_backbone(config: Config, source: str = '') -> PretrainedBackbone:
-    """The backbone of a configuration with the weights of `model.init`, or of `source` instead.
+def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> TrainedModel:
+    """The network of a checkpoint; of the training state nothing else is read.
+
+    Args:
+        directory: a work directory.
+        kind: 'latest' or 'best'.
+
+    Raises:
+        ConfigError: there is no run.
+        checkpoint.CheckpointError: it has no such checkpoint.
+    """
+    config = workdir.stored_config(directory)
+    devices = device_mesh.local_mesh()
+    everywhere = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+    parts = ('params', 'batch_stats')
+    step, variables = checkpoint.restore_parts(directory / workdir.CHECKPOINTS, kind, parts, everywhere)
+    if config.train.on == 'features':
+        for collection, tree in jax.device_put(_stored_backbone(directory), everywhere).items():
+            variables[collection] = variables.get(collection, {}) | {'backbone': tree}
+    head = variables['params'].get('classifier')
+    num_classes = head['kernel'].shape[1] if head else 0
+    names = workdir.class_names(directory)[METHODS[config.method].labels]
+    # Test classes that training did not have come after those that it had.
+    names = names[:num_classes] if len(names) >= num_classes else tuple(map(str, range(num_classes)))
+    return TrainedModel(directory, config, step, create_model(config, max(num_classes, 1)), variables, devices, names)
+
+
+def store_backbone(directory: pathlib.Path, backbone: PretrainedBackbone) -> None:
+    """Writes the weights of a frozen backbone into a work directory, so that the network needs nothing else."""
+    atomic.write_arrays(directory / workdir.BACKBONE, flatten_dict(backbone.variables, sep='/'))
+
+
+def _stored_backbone(directory: pathlib.Path) -> dict[str, Any]:
+    """The variables that `store_backbone` wrote."""
+    with np.load(directory / workdir.BACKBONE, allow_pickle=False) as arrays:
+        variables: dict[str, Any] = unflatten_dict(dict(arrays), sep='/')
+    return variables
+
+
+def pretrained_backbone(config: Config) -> PretrainedBackbone:
+    """The backbone of a configuration with the weights of `model.init`.
 
     Raises:
         ConfigError: the weights are not found, cannot be read, or do not fit.
     """
     settings = config.model
-    module = models.create_backbone(
-        settings.name,
-        models.Settings(
-            width=settings.width,
-            drop_rate=0.0,
-            drop_block_size=settings.drop_block_size,
-            dtype=jnp.dtype(settings.dtype),
-            remat=settings.remat,
-        ),
-    )
+    module = models.create_backbone(settings.name, models.Settings(**_backbone_settings(config)))
     image = jnp.zeros((1, config.views.size, config.views.size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False, step=jnp.zeros((), jnp.int32)))
-    source = source or settings.init
-    directory = pathlib.Path(os.path.expandvars(source)).expanduser()
+    directory = pathlib.Path(os.path.expandvars(settings.init)).expanduser()
     try:
         if (directory / workdir.CONFIG).is_file():
             return PretrainedBackbone(module, _backbone_of_run(directory, shapes))
-        return PretrainedBackbone(module, pretrained.load_backbone(source, settings.name, shapes))
+        return PretrainedBackbone(module, pretrained.load_backbone(settings.init, settings.name, shapes))
     except pretrained.WeightsError as error:
         raise ConfigError(str(error)) from error
 
@@ -151,6 +135,18 @@ def _backbone_of_run(directory: pathlib.Path, shapes: Any) -> dict[str, Any]:
     return found
 
 
+def _backbone_settings(config: Config) -> dict[str, Any]:
+    """The fields of `models.Settings` that a configuration sets."""
+    settings = config.model
+    return {
+        'width': settings.width,
+        'drop_rate': settings.drop_rate,
+        'drop_block_size': settings.drop_block_size,
+        'dtype': jnp.dtype(settings.dtype),
+        'remat': settings.remat,
+    }
+
+
 def create_model(
     config: Config, num_classes: int, *, backbone: nn.Module | None = None, **statistics: Any
 ) -> models.Network:
@@ -168,16 +164,12 @@ def create_model(
         head=config.head,
         num_classes=num_classes,
         embed_dim=settings.embed_dim,
-        width=settings.width,
-        drop_rate=settings.drop_rate,
-        drop_block_size=settings.drop_block_size,
         hidden_dim=settings.hidden_dim,
         mlp=settings.mlp,
         normalize_embedding=settings.normalize_embedding,
         relu_before_classifier=settings.relu_before_classifier,
         classifier_bias=settings.classifier_bias,
-        dtype=jnp.dtype(settings.dtype),
-        remat=settings.remat,
+        **_backbone_settings(config),
         **statistics,
     )
     return network if backbone is None else network.clone(backbone=backbone)

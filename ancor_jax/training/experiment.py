@@ -178,18 +178,17 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
             )
     if config.train.on == 'features':
         extractor = feature_extraction.make_stored_extractor(plan.model, config.eval, devices)
-        initial: Callable[[], step.TrainState] = init_sharded
     else:
         extractor = feature_extraction.make_extractor(plan.model, config.views, config.eval, devices)
+    initial: Callable[[], step.TrainState] = init_sharded
+    if pretrained is not None:
         initial = functools.partial(_with_pretrained, init_sharded, pretrained)
     return Run(config, directory, dataset, devices, plan, initial, abstract, extractor, settings, pretrained)
 
 
-def _with_pretrained(init: Callable[[], step.TrainState], pretrained: PretrainedBackbone | None) -> step.TrainState:
-    """The first state, with pretrained weights in the backbone and its target."""
+def _with_pretrained(init: Callable[[], step.TrainState], pretrained: PretrainedBackbone) -> step.TrainState:
+    """The first state, with pretrained weights in the backbone and its target; on features it has no backbone."""
     state = init()
-    if pretrained is None:
-        return state
 
     def replaced(tree: dict[str, Any], kind: str) -> dict[str, Any]:
         weights = pretrained.variables.get(kind, {})
@@ -231,7 +230,7 @@ def describe(run: Run) -> str:
 
 
 def memory_needed(run: Run) -> dict[str, int]:
-    """Bytes that will lie on each device during training, by name; of the activations it is an estimate."""
+    """Bytes on each device during training, by name; those of the activations are an estimate."""
     sizes = memory.of_state(run.abstract_state)
     if isinstance(run.dataset.train.images, np.ndarray):
         sizes['images' if run.config.train.on == 'images' else 'features'] = run.dataset.train.array.nbytes
@@ -250,7 +249,7 @@ def training_labels(run: Run) -> np.ndarray:
 
 
 def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
-    """Images must be large enough for the network and, where they live on the device, small enough for that."""
+    """Images must be large enough for the network and, where they are stored on the device, small enough for it."""
     smallest = models.BACKBONES[config.model.name].smallest if config.model.name in models.BACKBONES else 1
     sizes = [('views.size', config.views.size)]
     test = config.eval.crop or config.eval.resize or min(dataset.image_size or (0,))

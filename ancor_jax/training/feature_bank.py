@@ -1,8 +1,8 @@
 """Training on features: a frozen backbone passes over views of all images once, and the features take their place.
 
 The features of a split are stored in one file, float16 [N, 1, 1, V, d], which is memory-mapped when it is read. Its
-name has a fingerprint of everything that the features depend on: weights, views, images and labels. So methods and
-seeds share it, and other weights or data never do.
+name has a fingerprint of weights, views, labels and images: all pixels of images in memory; of images in files the
+names of all and the pixels of some. So methods and seeds share it. Delete it after changing the content of image files.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from ancor_jax.views import evaluation_views, image_ops, random_views
 from ancor_jax.views.recipe import recipe_of
 
 _SEED = 0  # of the stored views: fixed, so that runs with different seeds share them
-_SAMPLED = 256  # images whose pixels enter the fingerprint
+_SAMPLED = 256  # image files whose pixels enter the fingerprint
 
 
 class StoredFeatures(nn.Module):
@@ -59,7 +59,7 @@ def feature_dataset(dataset: Dataset, config: Config, backbone: PretrainedBackbo
         'test': (dataset.test, [_plain(dataset.test, config), _plain(dataset.test, config, mirrored=True)]),
     }
     directory = pathlib.Path(os.path.expandvars(config.train.feature_cache)).expanduser()
-    described = {'weights': backbone.fingerprint, 'views': json.loads(json.dumps(recipe_of(config.views)._asdict()))}
+    described: dict[str, Any] = {'weights': backbone.fingerprint, 'views': recipe_of(config.views)._asdict()}
     described |= {'eval': [settings.resize, settings.crop], 'number': config.train.feature_views}
     options = compiler.options(jax.default_backend())
 
@@ -185,13 +185,16 @@ def _write(path: pathlib.Path, count: int, passes: list[_Pass], backbone: Callab
 
 
 def _fingerprint(split: Split, described: dict[str, Any], config: Config) -> str:
-    """Of weights, views and data: labels of all images, pixels of some."""
+    """A hash of what the features of a split depend on, see the module."""
     digest = hashlib.sha256(json.dumps([described, config.model.name, config.model.dtype, len(split)]).encode())
     digest.update(np.ascontiguousarray(split.coarse).tobytes() + np.ascontiguousarray(split.fine).tobytes())
-    for index in np.linspace(0, len(split) - 1, min(_SAMPLED, len(split))).astype(int):
-        image = np.ascontiguousarray(split.images[int(index)])
-        digest.update(str(image.shape).encode() + image.tobytes())
-    if not isinstance(split.images, np.ndarray):
+    images = split.images
+    if isinstance(images, np.ndarray):
+        digest.update(str(images.shape).encode() + np.ascontiguousarray(images).tobytes())
+    else:
         for index in range(len(split)):
-            digest.update(split.images.where(index).encode('utf-8', 'surrogateescape') + b'\0')
+            digest.update(images.where(index).encode('utf-8', 'surrogateescape') + b'\0')
+        for index in np.linspace(0, len(split) - 1, min(_SAMPLED, len(split))).astype(int):
+            image = np.ascontiguousarray(images[int(index)])
+            digest.update(str(image.shape).encode() + image.tobytes())
     return digest.hexdigest()[:20]

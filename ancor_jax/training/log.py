@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from ancor_jax.config import Config
-from ancor_jax.runtime import metrics, progress
-from ancor_jax.runtime.progress import Rate
+from ancor_jax.runtime import metrics
+from ancor_jax.runtime.progress import Progress, Rate
 from ancor_jax.training.experiment import Plan
 
 
@@ -19,7 +19,7 @@ class TrainingLog:
         config: Config,
         plan: Plan,
         writer: metrics.ScalarWriter,
-        progress: progress.Progress,
+        progress: Progress,
         begin: float,
     ) -> None:
         self._config, self._plan, self._writer, self._progress = config, plan, writer, progress

@@ -1,4 +1,4 @@
-"""The optimiser, learning-rate schedules and the moving average of the target network."""
+"""The optimiser and the learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from ancor_jax.config import SCHEDULES
-from ancor_jax.losses import moving_average as moving_average
 
 
 def schedule(

@@ -14,7 +14,6 @@ import optax
 from ancor_jax import losses, models
 from ancor_jax.losses import queue
 from ancor_jax.methods import Method
-from ancor_jax.training import optim
 
 Params = dict[str, Any]
 
@@ -114,8 +113,8 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        target_params=_copy(_without_classifier(params)) if method.uses_keys else {},
-        target_batch_stats=_copy(batch_stats) if method.uses_keys else {},
+        target_params=losses.init_target(_without_classifier(params)) if method.uses_keys else {},
+        target_batch_stats=losses.init_target(batch_stats) if method.uses_keys else {},
         opt_state=recipe.optimizer.init(params),
         queue=keys,
     )
@@ -169,10 +168,10 @@ def train_step(
     target_stats: Params = {}
     keys = None
     if method.uses_keys:
-        target_params = optim.moving_average(
+        target_params = losses.moving_average(
             state.target_params, _without_classifier(state.params), recipe.target_momentum
         )
-        target_stats = optim.moving_average(state.target_batch_stats, batch_stats, recipe.target_momentum)
+        target_stats = losses.moving_average(state.target_batch_stats, batch_stats, recipe.target_momentum)
         variables = {'params': target_params, 'batch_stats': target_stats}
         keys, target_stats = _key_pass(
             recipe, variables, batch.key, make_views, state.step, (key_rng, shuffle_rng), axis_name
@@ -314,11 +313,6 @@ def _places(n: int, axis_name: str | None) -> jax.Array:
 
 def _without_classifier(params: Params) -> Params:
     return {name: tree for name, tree in params.items() if name != 'classifier'}
-
-
-def _copy(tree: Params) -> Params:
-    """Buffers of its own, since the state is donated as one."""
-    return jax.tree.map(jnp.copy, tree)
 
 
 def as_varying(tree: Any, axis_name: str | None) -> Any:

@@ -68,9 +68,8 @@ def two_views(
     Raises:
         ValueError: for images or a recipe that `random_view` refuses.
     """
-    keys = sample_keys(key, sample_index)
-    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
-    return random_view(query_keys, images, recipe), random_view(key_keys, images, recipe)
+    keys, view = sample_keys(key, sample_index), of_images(recipe)
+    return view(keys, images, 0), view(keys, images, 1)
 
 
 def run_rng(seed: int) -> jax.Array:
@@ -170,9 +169,8 @@ def finish_two_views(
     Returns:
         Two arrays [N, size, size, 3] float32, normalised.
     """
-    keys = sample_keys(key, sample_index)
-    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
-    return finish_view(query_keys, query, recipe), finish_view(key_keys, key_view, recipe)
+    keys, view = sample_keys(key, sample_index), of_crops(recipe)
+    return view(keys, query, 0), view(keys, key_view, 1)
 
 
 def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:
