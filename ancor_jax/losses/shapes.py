@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-if TYPE_CHECKING or 'jaxtyping' not in sys.modules:
+if TYPE_CHECKING or sys.modules.get('jaxtyping') is None:
     Vectors = jax.Array  # [..., D]
     Weights = jax.Array  # a shape that broadcasts to [..., D]
     Embeddings = jax.Array  # [N, D]
