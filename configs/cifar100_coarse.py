@@ -11,7 +11,7 @@ reduced recipe stand in the README. The data set is read from --config.data.dir 
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config, ConfigError
-from configs.base import as_config_dict, base, on_features
+from ancor_jax.config.experiments import as_config_dict, base, on_features
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -9,8 +9,7 @@ from typing import Annotated
 
 from ancor_jax import models
 from ancor_jax.config.constraints import Above, AtLeast, Length, NotEmpty, OneOf, Within
-from ancor_jax.fewshot import METHODS as CLASSIFIERS
-from ancor_jax.fewshot import PROTOCOLS
+from ancor_jax.fewshot import CLASSIFIERS, PROTOCOLS
 from ancor_jax.methods import METHODS
 from ancor_jax.probes import PROBES
 
@@ -149,6 +148,8 @@ class Train:
     tensorboard: bool = True  # write TensorBoard scalars beside metrics.jsonl
     progress: bool = True  # a progress bar at a terminal, plain lines elsewhere
     checkpoint_epochs: PositiveInt = 1  # epochs between checkpoints
+    checkpoint_minutes: NotNegative = 10.0  # and minutes, also inside an epoch; 0 takes none there
+    keep_checkpoints: PositiveInt = 2  # the latest ones that are kept, beside the best
 
 
 @dataclasses.dataclass(slots=True)
@@ -176,6 +177,9 @@ class Eval:
         'lr',
     )  # of lr, nn, cosine, knn
     ways: Annotated[int, AtLeast(2)] = 5
+    # Of classify: an answer that is less probable is 'unknown'; and whether the agreement of coarse predictions counts.
+    unknown_below: Probability = 0.0
+    coarse_prior: bool = False
     shots: PositiveInt = 1
     queries: PositiveInt = 15  # a class
     episodes: Annotated[int, AtLeast(2)] = 1000

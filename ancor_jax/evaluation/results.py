@@ -9,16 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ancor_jax.config import Config
+from ancor_jax.fewshot import CLASSIFIERS
 from ancor_jax.probes import PROBES
 from ancor_jax.runtime import atomic
-
-# In tables.
-CLASSIFIER_TITLES = {
-    'lr': 'logistic regression',
-    'nn': 'nearest (euclidean)',
-    'cosine': 'nearest (cosine)',
-    'knn': '30-NN',
-}
 
 
 class Result(NamedTuple):
@@ -52,7 +45,7 @@ class Evaluation(NamedTuple):
 def table(results: Sequence[Result]) -> str:
     """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
     classifiers = list(dict.fromkeys(result.classifier for result in results))
-    rows = [['accuracy, %', *(CLASSIFIER_TITLES[c] for c in classifiers)]]
+    rows = [['accuracy, %', *(CLASSIFIERS[c].title for c in classifiers)]]
     for heading in dict.fromkeys(title(result) for result in results):
         cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if title(r) == heading}
         rows.append([heading, *(cells.get(c, '') for c in classifiers)])

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +32,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a file, by name.
 
     A checkpoint that holds the network among other things is opened: the first of 'state_dict', 'model_state_dict',
-    'teacher', 'model', 'student', 'module', 'net', 'network' that holds tensors is taken, and so on inside it.
+    'teacher', 'model', 'student', 'module', 'net', 'network' that is a container is taken, and so on inside it.
 
     Args:
         path: .safetensors, .npz, or a file of `torch.save` (.pth, .pt, .bin, .ckpt; new or legacy format).
@@ -42,12 +41,14 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         WeightsError: the file is missing, damaged, holds no tensors, or would have to be executed.
     """
     content = read_checkpoint(path)
-    tensors = _tensors(content)
-    while not tensors:
+    while True:
         inner = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), None)
         if inner is None:
-            raise WeightsError(f'{path} holds no tensors by name; give a state_dict, or a checkpoint that has one.')
-        content, tensors = inner, _tensors(inner)
+            break
+        content = inner
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
+    if not tensors:
+        raise WeightsError(f'{path} holds no tensors by name; give a state_dict, or a checkpoint that has one.')
     return tensors
 
 
@@ -75,11 +76,6 @@ def read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _tensors(content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """The entries that are arrays, if there are any."""
-    return {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
-
-
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The format is a length, a JSON header with dtype, shape and place of each tensor, and the data."""
     content = path.read_bytes()
@@ -98,8 +94,3 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise ValueError(f'the place of {name} does not fit its shape')
         tensors[name] = np.frombuffer(data[begin:end], dtype).reshape(shape)
     return tensors
-
-
-def is_zip(path: pathlib.Path) -> bool:
-    """Whether a file has PyTorch's format since 1.6."""
-    return zipfile.is_zipfile(path)

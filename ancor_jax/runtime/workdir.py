@@ -22,7 +22,10 @@ _MAY_CHANGE: dict[str, set[str] | None] = {
     '': {'profile'},
     'model': {'remat'},
     'eval': None,
-    'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
+    'train': {
+        *('devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress'),
+        *('checkpoint_epochs', 'checkpoint_minutes', 'keep_checkpoints'),
+    },
     'data': {'dir', 'download', 'cache', 'threads'},
 }
 # An evaluation may besides be on other data.
@@ -91,7 +94,9 @@ def _differences(
     stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str, may_change: Mapping[str, set[str] | None]
 ) -> Iterator[tuple[str, Any, Any]]:
     for name, now in asked.items():
-        was = stored.get(name)
+        if name not in stored:  # a field that is newer than the run
+            continue
+        was = stored[name]
         if isinstance(now, dict) and isinstance(was, dict):
             if name not in may_change or may_change[name] is not None:
                 yield from _differences(was, now, f'{name}.', may_change)

@@ -50,7 +50,7 @@ class Run(NamedTuple):
     pretrained: PretrainedBackbone | None
 
 
-def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
+def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int, features: int = 0) -> Plan:
     """The model, optimiser and views of a configuration.
 
     Args:
@@ -58,6 +58,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         num_classes: of the labels that the method trains on.
         num_images: in the training set.
         num_devices: over which the batch is split.
+        features: width of the stored features that the network is trained on; 0 for images.
 
     Raises:
         ConfigError: batch, devices, groups and data do not fit together.
@@ -77,9 +78,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         raise ConfigError(str(error)) from error
     steps_per_epoch = num_images // config.train.batch_size
     # On features the network passes the stored features on to its head.
-    on_features = config.train.on == 'features'
-    backbone = feature_bank.StoredFeatures() if on_features else None
-    features = models.BACKBONES[config.model.name].features if on_features else 0
+    backbone = feature_bank.StoredFeatures() if features else None
     views = recipe_of(config.views)
     model = trained_model.create_model(
         config,
@@ -111,8 +110,8 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         model,
         recipe,
         views,
-        random_views.of_features if on_features else random_views.of_images(views),
-        (1, 1, features) if on_features else (views.size, views.size, 3),
+        random_views.of_features if features else random_views.of_images(views),
+        (1, 1, features) if features else (views.size, views.size, 3),
         schedule,
         steps_per_epoch,
         config.contrast.queue_size,
@@ -158,7 +157,8 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
         settings = feature_bank.stored_settings(settings)
     # Of training: where test classes are others (tieredImageNet), they come after those.
     num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
-    plan = make_plan(config, num_classes, len(dataset.train), devices.size)
+    features = dataset.train.array.shape[-1] if config.train.on == 'features' else 0
+    plan = make_plan(config, num_classes, len(dataset.train), devices.size, features)
 
     def first_state() -> step.TrainState:
         return initial_state(plan, jax.random.fold_in(jax.random.key(config.seed), 0))

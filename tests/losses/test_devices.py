@@ -37,7 +37,7 @@ def loss_and_gradient(function, query, *rest):
 
 
 def assert_close(actual, expected):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=2e-6), actual, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), actual, expected)
 
 
 @pytest.mark.parametrize('kind', [AxisType.Explicit, AxisType.Auto])

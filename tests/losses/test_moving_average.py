@@ -20,7 +20,7 @@ def test_a_target_of_bfloat16_parameters_arrives_at_them():
     update = jax.jit(lambda target: losses.moving_average(target, online, 0.999))
     target = jax.lax.fori_loop(0, 5000, lambda _, target: update(target), start)
     assert target['w'].dtype == jnp.float32
-    np.testing.assert_allclose(target['w'], 1.5 - 0.5 * 0.999**5000, rtol=1e-4)
+    np.testing.assert_allclose(target['w'], 1.5 - 0.5 * 0.999**5000, rtol=1e-3)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])

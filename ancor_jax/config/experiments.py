@@ -1,9 +1,10 @@
-"""What every configuration shares: the published recipe, and the way to ml_collections."""
+"""What the files in configs/ share: the published recipe, training on features, and the way to ml_collections."""
 
 from typing import TYPE_CHECKING, Any
 
 from ancor_jax import models
-from ancor_jax.config import Config, to_dict
+from ancor_jax.config.build import to_dict
+from ancor_jax.config.fields import Config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
