@@ -6,7 +6,7 @@ All three give the losses of one device, and leave samples and queue split over 
 
 - Manual, `jax.shard_map` and `axis_name`: the losses gather the queries, [N, D], and sum over the devices. Each device
   reads its own slots of the queue, which never move.
-- Automatic, `jax.jit` of sharded arrays: the compiler chooses. It gathers a queue of more keys per class than the losses
+- Automatic, `jax.jit` of sharded arrays: the compiler chooses. It gathers a queue of more keys per class than losses
   read at a time (4,096 on a CPU and a TPU, 2,048 on a GPU) on every device: at 17 classes of 65,536 keys of 128 numbers
   in float32, 570 MB in every step.
 - Explicit, `jax.jit` on the mesh that `jax.make_mesh` makes by default: the types of arrays show how they are split.
