@@ -12,8 +12,12 @@ Several devices, in three ways:
 - Manual: under `jax.shard_map` or `jax.pmap`, with `axis_name` the mesh axis, each device passes its own N samples and
   its own K slots of each class's queue. It gets its samples' losses against the slots of all devices. Queries and sums
   travel, keys never do. Other mesh axes may stay automatic.
-- Automatic: `jax.jit` of sharded arrays. The compiler partitions the computation. It gathers a queue that is split.
+- Automatic: `jax.jit` of sharded arrays. The compiler partitions the computation. It gathers a split queue whose keys
+  per class are more than one piece (see `class_contrast`) on every device: 570 MB per step at 17 × 65,536 × 128.
 - Explicit: the same on a mesh with explicit axes. Inside a contrast the compiler partitions them, too.
+
+A mesh that is manual on one axis may be automatic on others. If it is explicit on others, JAX (0.10 to 0.12) computes
+the losses but not their gradient.
 
 Sources: Bukchin et al., "Fine-grained Angular Contrastive Learning with Coarse Labels", CVPR 2021 (arXiv 2012.03515),
 and its code `guybuk/ANCOR`; the docstrings give its names of the losses.
