@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ancor_jax.runtime import interruption
+
 if TYPE_CHECKING:
     from ancor_jax import config
 
@@ -208,4 +210,5 @@ def _default_workdir(settings: 'config.Config') -> str:
 
 def main() -> None:
     """The entry point of the command line."""
+    interruption.install()  # first: signals also end a process that is starting
     app.run(run, flags_parser=_parse)

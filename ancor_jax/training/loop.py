@@ -1,11 +1,12 @@
 """The training loop: batches, updates, validation, checkpoints. A run resumes from its latest checkpoint."""
 
 import time
+from typing import NoReturn
 
 import jax
 
 from ancor_jax.evaluation import episodes
-from ancor_jax.runtime import checkpoint, distributed, metrics, workdir
+from ancor_jax.runtime import checkpoint, distributed, interruption, metrics, workdir
 from ancor_jax.runtime.profiler import Trace
 from ancor_jax.runtime.progress import Progress
 from ancor_jax.training import feeds
@@ -40,6 +41,7 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
     Raises:
         FloatingPointError: the loss or an array of the state is not finite.
         CheckpointError: a checkpoint could not be written.
+        SystemExit: a signal has interrupted the training; the state is saved.
     """
     settings, per_epoch = run.config.train, run.plan.steps_per_epoch
     everywhere = jax.sharding.NamedSharding(run.devices, jax.sharding.PartitionSpec())
@@ -48,6 +50,7 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
     feed = feeds.create(run)
     images = settings.batch_size
     with (
+        interruption.deferred(),
         # One process writes.
         metrics.ScalarWriter(run.directory if distributed.is_first() else None, settings.tensorboard, done) as writer,
         Progress(
@@ -68,16 +71,26 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
             trace.dispatched(steps, values)
             done += steps
             checkpoints.check()
-            (due,) = consensus.any(saver.is_due())
-            if done % per_epoch == 0:
+            due, stop = consensus.any(saver.is_due(), interruption.requested())
+            at_end = done % per_epoch == 0
+            if at_end or due or stop:
                 log.catch_up()
+            if stop:
+                saver.leave(state, done, epoch_is_open=at_end)
+            if at_end:
                 saver.end_epoch(state, done, due)
-                log.start(done)
             elif due:
-                log.catch_up()
                 saver.save(state, done)
+            if at_end or due:
                 log.start(done)
         trace.end()
+        _, stop = consensus.any(False, interruption.requested())
+        if stop:
+            checkpoints.wait()
+            interruption.leave(
+                'stopped after the last step, which is saved; the same command evaluates the run.',
+                shown=distributed.is_first(),
+            )
     return state
 
 
@@ -102,17 +115,31 @@ class _Saver:
         every = config.eval.every_epochs
         score = None
         if every and self._run.dataset.test.has_fine and (epoch % every == 0 or last):
-            score = distributed.broadcast_from_first(_validation(self._run, state))
+            try:
+                # Several processes validate together: a signal waits for the end of it.
+                with interruption.abandonable(not distributed.several()):
+                    score = distributed.broadcast_from_first(_validation(self._run, state))
+            except interruption.Interrupted:
+                self.leave(state, done, epoch_is_open=True)
             self._writer.write(done, {'validation_accuracy': score})
         is_best = score is not None and score > self._checkpoints.best_score()
         if epoch % config.train.checkpoint_epochs == 0 or last or is_best or due:
             self.save(state, done, score)
 
-    def save(self, state: TrainState, done: int, score: float | None = None) -> None:
+    def leave(self, state: TrainState, done: int, *, epoch_is_open: bool) -> NoReturn:
+        """Saves and ends the program."""
+        interruption.saving()
+        self.save(state, done, epoch_is_open=epoch_is_open)
+        self._checkpoints.wait()
+        interruption.leave(
+            f'stopped at step {done:,}, which is saved; the same command resumes there.', shown=distributed.is_first()
+        )
+
+    def save(self, state: TrainState, done: int, score: float | None = None, *, epoch_is_open: bool = False) -> None:
         """Writes the log to the disk, then a checkpoint: a run that resumes from it has the log up to it."""
         self._writer.write(done, {'training_seconds': self._before + time.monotonic() - self._start})
         self._writer.flush()
-        self._checkpoints.save(done, state, score)
+        self._checkpoints.save(done, state, score, epoch_is_open=epoch_is_open)
         self._saved = time.monotonic()
 
 
