@@ -1,12 +1,13 @@
 """Train and evaluate: python main.py --config=configs/digits_coarse.py
 
 Fields of the configuration are changed with --config.section.field=value, for example --config.method=moco or
---config.train.epochs=10; ancor_jax/config.py lists them all. A run lives in its work directory: started again with the
-same command it goes on where it stopped.
+--config.train.epochs=10; ancor_jax/config/fields.py lists them all. A run is stored in its work directory: the same
+command resumes it where it stopped.
 """
 
 import os
 import pathlib
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ancor_jax import config
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'The experiment: a file in configs/, optionally with :variant after it.', lock_config=True
+    'config', None, 'The experiment: a name or a file in configs/, optionally with :variant after it.', lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -31,15 +32,18 @@ _MODE = flags.DEFINE_enum(
     'mode',
     'train',
     ['train', 'eval', 'embed', 'classify', 'report', 'compare', 'check_data'],
-    'train: train (or go on), then evaluate; eval: evaluate a checkpoint, or two together (eval.models); embed: write '
+    'train: train or resume, then evaluate; eval: evaluate a checkpoint, or two together (eval.models); embed: write '
     'features and predictions of a data set or of --images; classify: sort the images of --query into the classes that '
     '--support has a few images each of; report: a page of tables and pictures; compare: finished runs side by side; '
-    'check_data: read every image once and tell what training would see. All but train and check_data can do without '
+    'check_data: read every image once and report what training would see. All but train and check_data can do without '
     '--config and then take that of the run in --workdir.',
 )
 _RUNS = flags.DEFINE_list('runs', [], 'Of compare: work directories; differences are to the first.')
 _IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in place of the data set.')
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
+_UNKNOWN = flags.DEFINE_float(
+    'unknown', None, 'Of classify: an answer less probable than this is unknown; short for --config.eval.unknown_below.'
+)
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
 
 _CACHE = flags.DEFINE_string(
@@ -54,7 +58,7 @@ def run(argv: list[str]) -> None:
     """The program, after its flags are parsed."""
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every checkpoint
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every step of every checkpoint
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import config, data
     from ancor_jax.runtime import checkpoint, distributed
@@ -122,6 +126,8 @@ def _stop(message: str, several: bool = True) -> None:
 
 def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
     """A mode that works on one configuration and its work directory."""
+    from ancor_jax import config
+
     mode = _MODE.value
     try:
         if mode == 'train':
@@ -143,6 +149,9 @@ def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
         elif mode == 'classify':
             from ancor_jax.commands import classify
 
+            if _UNKNOWN.value is not None:
+                settings.eval.unknown_below = _UNKNOWN.value
+                config.check(settings)
             classify.classify(settings, directory, pathlib.Path(str(_SUPPORT.value)), pathlib.Path(str(_QUERY.value)))
         else:
             from ancor_jax.commands import report
@@ -151,8 +160,8 @@ def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
     except KeyboardInterrupt:
         if mode != 'train':
             sys.exit(1)
-        goes_on = f'stopped; the same command goes on from the last checkpoint in {directory}.'
-        _stop(goes_on, settings.cluster.several)
+        resumes = f'stopped; the same command resumes from the last checkpoint in {directory}.'
+        _stop(resumes, settings.cluster.several)
 
 
 def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
@@ -193,6 +202,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, (AttributeError, KeyError)):
+        name, *close = re.findall(r'\w+', str(error).replace('\\n', ' '))
+        suggestion = f'; did you mean {close[3]!r}?' if close[:3] == ['Did', 'you', 'mean'] else '.'
+        return f'the configuration has no field {name!r} there{suggestion}'
     text = str(error).strip().replace('\\n', '; ').replace('\\', '').strip("'").replace("''", "'")
     # ml_collections puts the traceback of a failing config file into the message; its last line says what is wrong.
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -211,4 +224,40 @@ def _default_workdir(settings: 'config.Config') -> str:
 def main() -> None:
     """The entry point of the command line."""
     interruption.install()  # first: signals also end a process that is starting
-    app.run(run, flags_parser=_parse)
+    # --help shows the docstring and the flags of the main module, which is not this one.
+    sys.modules['__main__'].__doc__ = __doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(run, flags_parser=_parse, argv=complete_arguments(sys.argv))
+
+
+def complete_arguments(argv: list[str]) -> list[str]:
+    """The arguments with the path of a configuration in the place of its name, or of a run where none is given.
+
+    `--config=digits_coarse:variant` becomes the path of the installed file; `--workdir=DIR` of a run, without --config,
+    gets the run's own configuration, so that `--config.section.field=value` changes a field of it.
+    """
+    found = [_with_config_path(argument) for argument in argv]
+    given = dict(argument.lstrip('-').partition('=')[::2] for argument in found if argument.startswith('--'))
+    directory = pathlib.Path(os.path.expandvars(given.get('workdir', ''))).expanduser()
+    overrides = any(name.startswith('config.') for name in given)
+    if 'config' not in given and overrides and given.get('workdir') and (directory / 'config.json').is_file():
+        found.insert(1, f'--config={config_folder() / "run.py"}:{directory}')
+    return found
+
+
+def config_folder() -> pathlib.Path:
+    """The folder of the configurations: that of the checkout, or the installed one."""
+    package = pathlib.Path(__file__).parent
+    checkout = package.parent / 'configs'
+    return checkout if checkout.is_dir() else package / 'configs'
+
+
+def _with_config_path(argument: str) -> str:
+    flag, _, value = argument.partition('=')
+    name, colon, variant = value.partition(':')
+    if flag in ('--config', '-config') and name and not name.endswith('.py') and '/' not in name:
+        path = config_folder() / f'{name}.py'
+        if path.is_file():
+            return f'{flag}={path}{colon}{variant}'
+    return argument

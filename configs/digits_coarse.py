@@ -9,7 +9,7 @@ A small real problem that a laptop solves while you read the README. Measured re
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

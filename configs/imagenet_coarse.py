@@ -17,7 +17,7 @@ nonliving26 86.23 ± 0.54 and 43.10 ± 0.11, entity13 90.58 ± 0.54 and 42.29 ±
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import BREEDS, Config, ConfigError
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

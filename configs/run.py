@@ -9,9 +9,9 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from ancor_jax.config import experiments
 from ancor_jax.runtime import workdir
-from configs import base
 
 
 def get_config(directory: str) -> ConfigDict:
-    return base.as_config_dict(workdir.stored_config(pathlib.Path(directory)))
+    return experiments.as_config_dict(workdir.stored_config(pathlib.Path(directory)))

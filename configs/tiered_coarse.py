@@ -14,7 +14,7 @@ decodes them anew in every epoch. Decoded they are 9.5 GB: on an accelerator wit
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

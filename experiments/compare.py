@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--dir', default='', help='where the data set lies (config.data.dir)')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/compare'))
-    parser.add_argument('--classifier', default='lr', choices=fewshot.METHODS, help='the column of the table')
+    parser.add_argument('--classifier', default='lr', choices=fewshot.CLASSIFIERS, help='the column of the table')
     arguments = parser.parse_args()
     name, _, variant = arguments.experiment.partition(':')
     module = importlib.import_module(f'configs.{name}')

@@ -1,7 +1,6 @@
 """`--mode=embed`: what a trained network says of images, as NumPy archives for work elsewhere."""
 
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -13,6 +12,7 @@ from ancor_jax.data import Split, unlabelled
 from ancor_jax.data.dataset import UNKNOWN, Dataset, without_unreadable
 from ancor_jax.evaluation import feature_extraction, trained_model
 from ancor_jax.evaluation.trained_model import TrainedModel
+from ancor_jax.runtime import atomic
 
 
 def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None = None) -> list[pathlib.Path]:
@@ -55,7 +55,7 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
             describer, network.variables, split, settings, name=f'{name} images', shown=config.train.progress
         )
         path = directory / 'embeddings' / f'{name}.npz'
-        _write(path, _arrays(found, network, split, whole))
+        atomic.write_arrays(path, _arrays(found, network, split, whole))
         print(f'{len(split):,} images, {path.stat().st_size / 2**20:,.1f} MiB: {path}', flush=True)
         written.append(path)
     return written
@@ -101,12 +101,3 @@ def _arrays(
         if (split.fine != UNKNOWN).any():
             arrays |= {'fine': split.fine, 'fine_names': np.asarray(whole.fine_names)}
     return arrays
-
-
-def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """All or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + '.part')
-    with half.open('wb') as file:
-        np.savez(file, **arrays)
-    os.replace(half, path)

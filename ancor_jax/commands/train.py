@@ -1,13 +1,14 @@
 """`--mode=train`: trains a run, or resumes it, then evaluates it."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
 
 from ancor_jax.config import Config
 from ancor_jax.data.fingerprint import fingerprint
-from ancor_jax.evaluation import evaluate, results
+from ancor_jax.evaluation import evaluate, results, trained_model
 from ancor_jax.runtime import checkpoint, checkpoint_files, distributed, ownership, provenance, workdir
 from ancor_jax.training import experiment, loop
 from ancor_jax.training.experiment import Run
@@ -36,6 +37,8 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
             _claim(run)
         distributed.wait('claimed')
         print(experiment.describe(run), flush=True)
+        if config.train.on == 'features' and run.pretrained is not None and distributed.is_first():
+            trained_model.store_backbone(directory, run.pretrained)
         keep = config.train.keep_checkpoints
         with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS, keep) as checkpoints:
             state = loop.train_or_resume(run, checkpoints, begin)
@@ -71,7 +74,7 @@ def _evaluate(run: Run, state: TrainState) -> results.Evaluation:
         run.extract,
         experiment.variables(state),
         run.dataset,
-        run.config,
+        dataclasses.replace(run.config, eval=run.eval),
         trained_on=method.labels,
         shown=run.config.train.progress,
     )

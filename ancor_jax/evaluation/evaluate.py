@@ -12,9 +12,6 @@ from ancor_jax.evaluation import episodes
 from ancor_jax.evaluation.feature_extraction import Extractor, Features, extract
 from ancor_jax.evaluation.results import Evaluation, Score
 
-_NEED_TRAINING_IMAGES = ('linear', 'knn')
-_RECALL_AT = (1, 2, 5, 10, 50, 100)
-
 
 def check(dataset: Dataset, config: Config) -> None:
     """Refuses what cannot be evaluated, before any work.
@@ -24,7 +21,7 @@ def check(dataset: Dataset, config: Config) -> None:
     """
     episodes.check_episodes(dataset, config.eval)
     for probe in config.eval.probes:
-        if probe in _NEED_TRAINING_IMAGES:
+        if probes.PROBES[probe].learns:
             unseen = np.setdiff1d(dataset.test.fine, dataset.train.fine)
             if not dataset.train.has_fine or len(unseen):
                 why = f'without {dataset.fine_names[unseen[0]]!r}' if len(unseen) else 'without fine labels'
@@ -52,7 +49,7 @@ def evaluate(
     described = episodes.extract_features(extractor, variables, dataset.test, settings, drawn, shown=shown)
     results = episodes.solve(drawn, described, settings, shown=shown)
     training = None
-    if set(settings.probes) & set(_NEED_TRAINING_IMAGES):
+    if any(probes.PROBES[probe].learns for probe in settings.probes):
         training = extract(extractor, variables, dataset.train, settings, name='training features', shown=shown)
     scores = [
         score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, trained_on)
@@ -60,29 +57,22 @@ def evaluate(
     return Evaluation(results, scores)
 
 
-def _scores(
-    probe: str, dataset: Dataset, training: Features | None, test: Features, trained_on: str
-) -> Iterator[Score]:
-    fine, num_fine = dataset.test.fine, len(dataset.fine_names)
-    if probe in _NEED_TRAINING_IMAGES and training is not None:
-        learn = probes.linear_probe if probe == 'linear' else probes.nearest_neighbours
-        predictions = learn(training.features, dataset.train.fine, test.features, num_classes=num_fine)
-        yield _over_images(probe, 'fine accuracy', np.asarray(predictions) == fine)
-    elif probe == 'retrieval':
-        found = probes.retrieval(test.features, fine, ks=_RECALL_AT)
-        for k, recalled in zip(_RECALL_AT, found.recall, strict=True):
-            if k < len(fine):
-                yield _over_images(probe, f'recall@{k}', recalled)
-        yield _over_images(probe, 'mAP', found.average_precision)
-    elif probe == 'clustering':
-        clusters = probes.clustering(test.features, fine, dataset.test.coarse)
-        for measure, value in clusters._asdict().items():
-            yield Score(probe, measure.replace('_', ' '), 100 * float(value), None)
-    elif probe == 'coarse' and test.class_logits is not None:
-        predicted = test.class_logits.argmax(axis=1)
-        if trained_on == 'fine':
-            predicted = dataset.coarse_of_fine[predicted]
-        yield _over_images(probe, 'coarse accuracy', predicted == dataset.test.coarse)
+def _scores(name: str, dataset: Dataset, training: Features | None, test: Features, trained_on: str) -> Iterator[Score]:
+    inputs = probes.Inputs(
+        features=test.features,
+        fine=dataset.test.fine,
+        coarse=dataset.test.coarse,
+        class_logits=test.class_logits,
+        coarse_of_logit=dataset.coarse_of_fine if trained_on == 'fine' else np.arange(len(dataset.coarse_names)),
+        num_fine=len(dataset.fine_names),
+        training_features=None if training is None else training.features,
+        training_fine=dataset.train.fine,
+    )
+    for measure in probes.PROBES[name].measure(inputs):
+        if isinstance(measure.values, float):
+            yield Score(name, measure.name, 100 * measure.values, None)
+        else:
+            yield _over_images(name, measure.name, measure.values)
 
 
 def _over_images(probe: str, measure: str, values: np.ndarray) -> Score:

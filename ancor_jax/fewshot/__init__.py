@@ -7,14 +7,15 @@ Shapes: E episodes, S supports and Q queries an episode, d features. Labels insi
 in `Episode.classes`: 0 ... ways - 1. What is computed is what the evaluation in guybuk/ANCOR computes.
 """
 
-from ancor_jax.fewshot.classifiers import METHODS, Rows, classify, lr_probabilities, normalize
+from ancor_jax.fewshot.classifiers import CLASSIFIERS, Rows, classify, normalize, probabilities
 from ancor_jax.fewshot.ensembling import cascade, ensemble
 from ancor_jax.fewshot.logistic import LogisticFit, logistic_regression
+from ancor_jax.fewshot.priors import coarse_prior
 from ancor_jax.fewshot.sampling import PROTOCOLS, Episode, episodes
 from ancor_jax.fewshot.statistics import accuracy, mean_and_interval
 
 __all__ = [
-    'METHODS',
+    'CLASSIFIERS',
     'PROTOCOLS',
     'Episode',
     'LogisticFit',
@@ -22,10 +23,11 @@ __all__ = [
     'accuracy',
     'cascade',
     'classify',
+    'coarse_prior',
     'ensemble',
     'episodes',
     'logistic_regression',
-    'lr_probabilities',
     'mean_and_interval',
     'normalize',
+    'probabilities',
 ]

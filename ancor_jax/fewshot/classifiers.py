@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.logistic import logistic_regression, matmul
 
-METHODS = ('lr', 'nn', 'cosine', 'knn')
 NEIGHBOURS = 30  # of `knn`, as published
+PROTOTYPE_TEMPERATURE = 0.1  # of the softmax over cosines
 
 # Numbers in the largest array of one chunk of episodes: bounds the memory; on a CPU, 1 MiB fits the cache and
 # is twice as fast as 16 MiB.
@@ -40,10 +40,11 @@ def classify(
     """Predicts the class of every query from the supports of its episode.
 
     Args:
-        method: 'lr' (`logistic_regression`), 'nn' (label of the nearest support, euclidean), 'cosine' (label
-            of the support with the highest cosine) or 'knn' (30 nearest supports, or all where there are
-            fewer, each voting with the inverse of its distance; supports that coincide with the query take
-            the whole vote).
+        method: a key of `CLASSIFIERS`: 'lr' (`logistic_regression`), 'lr_balanced' (the same, in which every class
+            counts the same however many supports it has), 'prototype' (softmax of the cosine to the mean of a class's
+            normalised supports), 'nn' (label of the nearest support, euclidean), 'cosine' (label of the support with
+            the highest cosine) or 'knn' (30 nearest supports, or all where there are fewer, each voting with the
+            inverse of its distance; supports that coincide with the query take all votes).
         support: [E, S, d], or [S, d] for one episode; or `Rows` of [E, S].
         support_labels: int [E, S], or [S] for all episodes alike; in 0 ... ways - 1.
         query: [E, Q, d], or [Q, d] for one episode; or `Rows` of [E, Q].
@@ -55,21 +56,30 @@ def classify(
     Raises:
         ValueError: unknown method, shapes that do not fit, labels out of range.
     """
-    if method not in METHODS:
-        raise ValueError(f'unknown few-shot method {method!r}: use one of {", ".join(METHODS)}')
+    _check_known(method)
     task = prepare(support, support_labels, query, ways)
     return _as_given(predict(method, task, ways), support)
 
 
-def lr_probabilities(
-    support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+def probabilities(
+    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
 ) -> jax.Array:
-    """Class probabilities by logistic regression, float32 [E, Q, ways], or [Q, ways] for one episode.
+    """Class probabilities, float32 [E, Q, ways], or [Q, ways] for one episode.
 
-    Arguments and errors as in `classify`. A class without a support has probability zero.
+    Arguments and errors as in `classify`; also a ValueError for a method that gives no probabilities. A class without
+    a support has probability zero.
     """
+    _check_known(method)
+    if not CLASSIFIERS[method].has_probabilities:
+        having = [name for name, row in CLASSIFIERS.items() if row.has_probabilities]
+        raise ValueError(f'the few-shot method {method!r} gives no probabilities: use one of {", ".join(having)}')
     task = prepare(support, support_labels, query, ways)
-    return _as_given(_solve('lr', task, ways, jax.nn.softmax), support)
+    return _as_given(_solve(method, task, ways, jax.nn.softmax), support)
+
+
+def _check_known(method: str) -> None:
+    if method not in CLASSIFIERS:
+        raise ValueError(f'unknown few-shot method {method!r}: use one of {", ".join(CLASSIFIERS)}')
 
 
 class Task(NamedTuple):
@@ -160,7 +170,7 @@ def _shape(features: ArrayLike | Rows) -> tuple[int, ...]:
 @functools.partial(jax.jit, static_argnames=('method', 'ways', 'finish'))
 def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """`finish` of the scores [Q, ways] of each episode, highest wins, for all of them; bounded memory."""
-    one = {'lr': _lr_logits, 'nn': _nn_scores, 'cosine': _cosine_scores, 'knn': _knn_scores}[method]
+    one = CLASSIFIERS[method].scores
     (episodes, supports), queries, dim = task.support_rows.shape, task.query_rows.shape[1], task.supports.shape[1]
     chunk = _CHUNK_ELEMENTS // max(supports * supports, supports * queries, queries * ways, queries * dim)
 
@@ -173,9 +183,17 @@ def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax
     return jax.lax.map(solve, each, batch_size=min(max(chunk, 1), _MAX_CHUNK, episodes))
 
 
-def _lr_logits(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
-    fit = logistic_regression(x, y, mask, ways=ways)
+def _lr_logits(
+    x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int, balanced: bool = False
+) -> jax.Array:
+    fit = logistic_regression(x, y, mask, ways=ways, balanced=balanced)
     return matmul(q, fit.weights.T) + fit.intercept[None]
+
+
+def _prototype_logits(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+    member = jnp.where(mask[:, None], jax.nn.one_hot(y, ways, dtype=x.dtype), 0.0)
+    cosine = matmul(normalize(q), normalize(matmul(member.T, normalize(x))).T)
+    return jnp.where((member.sum(axis=0) > 0)[None], cosine / PROTOTYPE_TEMPERATURE, -jnp.inf)
 
 
 def _nn_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
@@ -203,3 +221,27 @@ def _squared_distances(q: jax.Array, x: jax.Array) -> jax.Array:
     scale = jnp.square(q).sum(axis=1)[:, None] + jnp.square(x).sum(axis=1)[None]
     distance = scale - 2 * matmul(q, x.T)
     return jnp.where(distance > 8 * jnp.finfo(q.dtype).eps * scale, distance, jnp.zeros_like(distance))
+
+
+class Classifier(NamedTuple):
+    """A row of the table of classifiers.
+
+    Attributes:
+        title: in tables.
+        scores: (supports [S, d], labels [S], queries [Q, d], mask [S], ways) → [Q, ways], the highest wins.
+        has_probabilities: whether the softmax of the scores are class probabilities.
+    """
+
+    title: str
+    scores: Callable[..., jax.Array]
+    has_probabilities: bool
+
+
+CLASSIFIERS = {
+    'lr': Classifier('logistic regression', _lr_logits, True),
+    'lr_balanced': Classifier('balanced logistic regression', functools.partial(_lr_logits, balanced=True), True),
+    'prototype': Classifier('prototypes', _prototype_logits, True),
+    'nn': Classifier('nearest (euclidean)', _nn_scores, False),
+    'cosine': Classifier('nearest (cosine)', _cosine_scores, False),
+    'knn': Classifier('30-NN', _knn_scores, False),
+}

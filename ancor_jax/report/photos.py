@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from ancor_jax.commands.gallery import thumbnail
 from ancor_jax.report import analysis, pictures
+from ancor_jax.report.gallery import thumbnail
 from ancor_jax.report.page import Photo, Section, Strip, Strips
 from ancor_jax.report.report_data import ReportData
 

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax.evaluation.results import CLASSIFIER_TITLES, PROBE_TITLES, Result, title
+from ancor_jax.evaluation.results import Result, title
+from ancor_jax.fewshot import CLASSIFIERS
+from ancor_jax.probes import PROBES
 from ancor_jax.report import figures, pictures
 from ancor_jax.report.page import Chart, Charts, Section, Table
 
@@ -53,7 +55,7 @@ def few_shot(results: Mapping[str, Any]) -> Section:
         'images ± half-width of its 95 % Student-t interval.',
         'In each episode a classifier learns the fine classes from the support images alone.',
     ]
-    head = ['protocol', *(CLASSIFIER_TITLES.get(name, name) for name in classifiers)]
+    head = ['protocol', *(CLASSIFIERS[name].title if name in CLASSIFIERS else name for name in classifiers)]
     body = [[protocol, *(found.get(name, '–') for name in classifiers)] for protocol, found in cells.items()]
     return Section(anchor, heading, text, [Table(head, body)])
 
@@ -69,7 +71,11 @@ def probes(results: Mapping[str, Any]) -> Section:
         'interval over images where there is one.'
     ]
     body = [
-        [PROBE_TITLES.get(row['probe'], row['probe']), row['measure'], _value(row['value'], row.get('interval_95'))]
+        [
+            PROBES[row['probe']].title if row['probe'] in PROBES else row['probe'],
+            row['measure'],
+            _value(row['value'], row.get('interval_95')),
+        ]
         for row in rows
     ]
     return Section(anchor, title, text, [Table(['probe', 'measure', '%'], body, words=2)])

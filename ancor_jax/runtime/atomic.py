@@ -1,20 +1,39 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part, also after a power cut."""
+"""Atomic writes: a reader sees the old file or the new one, never a part."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file through a temporary one beside it, and flushes both the file and its directory to the disk."""
-    half = path.with_name(path.name + '.part')
+    """Writes a text file, UTF-8."""
+    with _replacing(path) as file:
+        file.write(text.encode('utf-8'))
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a NumPy archive (.npz), and its directory where that is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as file:
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path` that takes its place at the end; both it and the directory are flushed."""
+    part = path.with_name(path.name + '.part')
     try:
-        with half.open('w', encoding='utf-8') as file:
-            file.write(text)
+        with part.open('wb') as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(half, path)
+        os.replace(part, path)
     except OSError:
-        half.unlink(missing_ok=True)  # of a full disk
+        part.unlink(missing_ok=True)  # a full disk
         raise
     sync(path.parent)
 

@@ -19,6 +19,7 @@ RESULTS = 'results.json'  # of the evaluation after training
 EVALUATION = 'evaluation.json'  # of a later one
 METRICS = 'metrics.jsonl'
 CHECKPOINTS = 'checkpoints'
+BACKBONE = 'backbone.npz'  # the frozen backbone of a training on features
 
 # Sections and fields that may change between the runs that share a work directory: they do not change what is trained.
 _MAY_CHANGE: dict[str, set[str] | None] = {

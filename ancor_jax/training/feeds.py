@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ancor_jax import data
 from ancor_jax.data import input_pipeline
 from ancor_jax.runtime import device_mesh
-from ancor_jax.training import sharding, step
+from ancor_jax.training import sharding, step, view_steps
 from ancor_jax.training.experiment import Run, training_labels
+from ancor_jax.views import random_views
 
 
 class Dispatch(NamedTuple):
@@ -35,7 +35,7 @@ class Feed(NamedTuple):
 
 def create(run: Run) -> Feed:
     """The feed of a run: images on the device, or images that the host reads and crops."""
-    return _resident(run) if data.lives_on_device(run.dataset, run.config.data) else _from_host(run)
+    return _resident(run) if isinstance(run.dataset.train.images, np.ndarray) else _from_host(run)
 
 
 def dispatch_sizes(steps: int, most: int) -> list[int]:
@@ -52,8 +52,8 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
 def _resident(run: Run) -> Feed:
     """All training images are on the device; a batch is the numbers of its samples."""
     settings, mesh = run.config.train, run.devices
-    samples = step.Samples(*device_mesh.replicate((run.dataset.train.array, training_labels(run)), mesh))
-    steps = sharding.map_resident_steps(mesh, run.plan.recipe, run.plan.views)
+    samples = view_steps.Samples(*device_mesh.replicate((run.dataset.train.array, training_labels(run)), mesh))
+    steps = sharding.map_resident_steps(mesh, run.plan.recipe, run.plan.view)
     # On CPU the steps of a dispatch are compiled one after the other (see `sharding.map_resident_steps`).
     most = settings.steps_per_dispatch or (1 if device_mesh.platform(mesh) == 'cpu' else 20)
 
@@ -97,4 +97,4 @@ def _from_host(run: Run) -> Feed:
         for batch in input_pipeline.prefetch(crops, functools.partial(device_mesh.from_processes, mesh=run.devices)):
             yield Dispatch(1, step.Batch(*batch))
 
-    return Feed(batches, sharding.map_cropped_step(run.devices, plan.recipe, plan.views))
+    return Feed(batches, sharding.map_cropped_step(run.devices, plan.recipe, random_views.of_crops(plan.views)))

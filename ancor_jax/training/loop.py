@@ -149,7 +149,7 @@ def _validation(run: Run, state: TrainState) -> float:
         run.extract,
         variables(state),
         run.dataset.test,
-        run.config.eval,
+        run.eval,
         protocols=('nway',),
         classifiers=('cosine',),
         episodes=run.config.eval.validation_episodes,

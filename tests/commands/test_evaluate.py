@@ -155,7 +155,7 @@ def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
     answer = classify.classify(settings, places[0], pictures / 'support', pictures / 'query')
     assert answer.accuracy[1] == 30
     assert answer.accuracy[0] > 0.9  # a third by chance
-    out = places[0] / 'classification' / 'query'
+    out = places[0] / 'classification' / classify.output_name(pictures / 'support', pictures / 'query')
     with (out / 'classification.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['class'] for row in rows] == [answer.classes[number] for number in answer.predicted]
@@ -165,8 +165,33 @@ def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
         assert all(row['second'] != row['class'] for row in rows)
     page = (out / 'classification.html').read_text()
     assert page.count('<img') == 30 + 9
-    assert 'http' not in page.replace('data:image', '')
+    assert 'http:' not in page
+    assert 'https:' not in page
     assert 'are right' in capsys.readouterr().out
+    assert {row['coarse'] for row in rows} <= {'round', 'straight', 'curved'}
+    assert all(row['right'] == ('yes' if row['truth'] == row['class'] else 'no') for row in rows)
+
+
+def test_unreadable_queries_are_listed_and_improbable_answers_are_unknown(places, pictures, tmp_path):
+    query = tmp_path / 'query'
+    query.mkdir()
+    (query / 'good.png').write_bytes((pictures / 'query' / 'zero' / '3.png').read_bytes())
+    (query / '=broken.png').write_bytes(b'nothing')
+    settings = small(eval__unknown_below=1.0, eval__classifiers=('lr',))
+    answer = classify.classify(settings, places[0], pictures / 'support', query)
+    assert answer.names == ['unknown']
+    assert answer.accuracy is None
+    out = places[0] / 'classification' / classify.output_name(pictures / 'support', query)
+    with (out / 'classification.csv').open() as file:
+        good, bad = csv.DictReader(file)
+    assert good['error'] == ''
+    assert 'cannot be read' in bad['error']
+    assert '1 images cannot be read' in (out / 'classification.html').read_text()
+
+
+def test_a_cell_that_begins_like_a_formula_is_text():
+    assert [classify.safe_cell(text) for text in ('=1+1', '@x', 'a=b')] == ["'=1+1", "'@x", 'a=b']
+    assert classify.safe_cell('caf\udce9') == 'caf\\udce9'
 
 
 def test_embeddings_of_a_folder(places, pictures):

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ancor_jax import report
-from ancor_jax.commands import gallery
-from ancor_jax.report import analysis, figures, pictures, tsne
+from ancor_jax.report import analysis, figures, gallery, pictures, tsne
 
 COARSE = ('<script>alert("coarse")</script>', 'plants & "trees"', '$birds$')
 FINE = ('<img src=x onerror=alert(1)>', "it's", '_under', 'a' * 120, 'x&amp;y', '葉', '100 %', '{{ title }}', 'nine')

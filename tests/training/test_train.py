@@ -12,6 +12,7 @@ from ancor_jax.config import ConfigError
 from ancor_jax.data import input_pipeline
 from ancor_jax.runtime import checkpoint, profiler
 from ancor_jax.training import experiment, feeds, memory
+from ancor_jax.views import random_views
 from configs import imagenet_coarse
 from tests.helpers import assert_same, restored, small
 
@@ -212,7 +213,7 @@ def test_devices_may_change_and_statistics_groups_may_not(finished):
 def test_imagenet_recipe_builds_its_model_and_step():
     """Traced and lowered for four devices, not compiled: ResNet-50, bfloat16, 17 classes, 65,536 keys each."""
     from ancor_jax.runtime import device_mesh
-    from ancor_jax.training import sharding, step
+    from ancor_jax.training import sharding, step, view_steps
 
     config = imagenet_coarse.experiment()
     plan = experiment.make_plan(config, num_classes=17, num_images=88_400, num_devices=4)
@@ -224,8 +225,10 @@ def test_imagenet_recipe_builds_its_model_and_step():
     state = jax.eval_shape(initial)
     assert state.queue.keys.shape == (17, 65536, 128)
     assert plan.steps_per_epoch == 345
-    steps = sharding.map_resident_steps(device_mesh.make_mesh(4), plan.recipe, plan.views)
-    samples = step.Samples(jax.ShapeDtypeStruct((512, 256, 256, 3), np.uint8), jax.ShapeDtypeStruct((512,), np.int32))
+    steps = sharding.map_resident_steps(device_mesh.make_mesh(4), plan.recipe, random_views.of_images(plan.views))
+    samples = view_steps.Samples(
+        jax.ShapeDtypeStruct((512, 256, 256, 3), np.uint8), jax.ShapeDtypeStruct((512,), np.int32)
+    )
     indices = jax.ShapeDtypeStruct((2, config.train.batch_size), np.int32)
     lowered = steps.lower(state, samples, indices, jax.eval_shape(lambda: jax.random.key(0)))
     new_state, metrics = lowered.out_info

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,17 @@ class Group(NamedTuple):
     total: int  # number of members, shown or not
 
 
-def page(title: str, subtitle: str, groups: list[Group]) -> str:
-    """The page as HTML: a section a group, the examples before the members."""
+def page(title: str, subtitle: str, groups: list[Group], unreadable: Sequence[str] = ()) -> str:
+    """The page as HTML: a section a group, the examples before the members; last the images that cannot be read."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('ancor_jax', 'commands'), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader('ancor_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters['thumbnail'] = thumbnail
-    return environment.get_template('gallery.html.j2').render(title=title, subtitle=subtitle, groups=groups)
+    return environment.get_template('gallery.html.j2').render(
+        title=title, subtitle=subtitle, groups=groups, unreadable=unreadable
+    )
 
 
 def thumbnail(image: np.ndarray, side: int = _SIDE) -> str:
