@@ -28,7 +28,7 @@ _MAY_CHANGE: dict[str, set[str] | None] = {
     'eval': None,
     'train': {
         *('devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress'),
-        *('checkpoint_epochs', 'checkpoint_minutes', 'keep_checkpoints'),
+        *('checkpoint_epochs', 'checkpoint_minutes', 'keep_checkpoints', 'skip_nonfinite'),
     },
     'data': {'dir', 'download', 'cache', 'threads'},
 }

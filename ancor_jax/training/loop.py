@@ -1,6 +1,8 @@
 """The training loop: batches, updates, validation, checkpoints. A run resumes from its latest checkpoint."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -9,7 +11,7 @@ from ancor_jax.evaluation import episodes
 from ancor_jax.runtime import checkpoint, distributed, interruption, metrics, workdir
 from ancor_jax.runtime.profiler import Trace
 from ancor_jax.runtime.progress import Progress
-from ancor_jax.training import feeds
+from ancor_jax.training import feeds, health
 from ancor_jax.training.experiment import Run, variables
 from ancor_jax.training.log import TrainingLog
 from ancor_jax.training.step import TrainState
@@ -43,46 +45,44 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
         CheckpointError: a checkpoint could not be written.
         SystemExit: a signal has interrupted the training; the state is saved.
     """
-    settings, per_epoch = run.config.train, run.plan.steps_per_epoch
+    per_epoch = run.plan.steps_per_epoch
     everywhere = jax.sharding.NamedSharding(run.devices, jax.sharding.PartitionSpec())
     rng = jax.jit(lambda: run_rng(run.config.seed), out_shardings=everywhere)()
-    done, last_step = int(state.step), settings.epochs * per_epoch
+    done, last_step = int(state.step), run.config.train.epochs * per_epoch
+    skipped = health.skipped_before(run, done)
     feed = feeds.create(run)
-    images = settings.batch_size
-    with (
-        interruption.deferred(),
-        # One process writes.
-        metrics.ScalarWriter(run.directory if distributed.is_first() else None, settings.tensorboard, done) as writer,
-        Progress(
-            'training', last_step * images, unit='images', done=done * images, shown=settings.progress
-        ) as progress,
-    ):
-        log = TrainingLog(run.config, run.plan, writer, progress, begin)
+    with interruption.deferred(), _outputs(run, done, last_step) as (writer, progress):
+        log = TrainingLog(run.config, run.plan, writer, progress, begin, skipped)
         trace = Trace(run.config.profile, run.directory / 'profile')
         saver = _Saver(run, checkpoints, writer, done)
+        watch = health.Watch(run)
         consensus = distributed.Consensus(run.devices)
-        if checkpoints.epoch_is_open:
-            saver.end_epoch(state, done)
-        log.start(done)
-        for steps, batch in feed.batches(done, last_step):
-            trace.before(steps)
-            state, values = feed.update(state, batch, rng)
-            log.dispatched(values)
-            trace.dispatched(steps, values)
-            done += steps
-            checkpoints.check()
-            due, stop = consensus.any(saver.is_due(), interruption.requested())
-            at_end = done % per_epoch == 0
-            if at_end or due or stop:
+        try:
+            if checkpoints.epoch_is_open:
+                saver.end_epoch(state, done)
+            log.start(done)
+            for steps, batch in feed.batches(done, last_step):
+                trace.before(steps)
+                state, values = feed.update(state, batch, rng)
+                log.dispatched(values)
+                trace.dispatched(steps, values)
+                done += steps
+                checkpoints.check()
+                due, stop = consensus.any(saver.is_due(), interruption.requested())
+                at_end = done % per_epoch == 0
+                if not (at_end or due or stop):
+                    continue
                 log.catch_up()
-            if stop:
-                saver.leave(state, done, epoch_is_open=at_end)
-            if at_end:
-                saver.end_epoch(state, done, due)
-            elif due:
-                saver.save(state, done)
-            if at_end or due:
+                if stop:
+                    saver.leave(state, done, epoch_is_open=at_end)
+                if at_end:
+                    saver.end_epoch(state, done, due)
+                    watch.end_epoch(state, done, log.contrast_accuracies)
+                else:
+                    saver.save(state, done)
                 log.start(done)
+        except FloatingPointError as error:
+            raise health.diverged(run, error, done, checkpoints) from error
         trace.end()
         _, stop = consensus.any(False, interruption.requested())
         if stop:
@@ -92,6 +92,20 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
                 shown=distributed.is_first(),
             )
     return state
+
+
+@contextlib.contextmanager
+def _outputs(run: Run, done: int, last_step: int) -> Iterator[tuple[metrics.ScalarWriter, Progress]]:
+    """The log and the progress of a training that resumes after `done` steps; one process writes."""
+    settings = run.config.train
+    directory, images = run.directory if distributed.is_first() else None, settings.batch_size
+    with (
+        metrics.ScalarWriter(directory, settings.tensorboard, done) as writer,
+        Progress(
+            'training', last_step * images, unit='images', done=done * images, shown=settings.progress
+        ) as progress,
+    ):
+        yield writer, progress
 
 
 class _Saver:
