@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ancor_jax import losses
 from ancor_jax.data import input_pipeline
 from ancor_jax.losses import queue
 from ancor_jax.runtime import atomic, checkpoint, distributed, metrics, workdir
@@ -135,6 +136,6 @@ class Watch:
 
 @jax.jit
 def _spread(keys: queue.Queue) -> jax.Array:
-    """The largest spread of directions in the queue of a class: 1 − the length of the mean of its unit keys."""
-    means = keys.keys.astype(jnp.float32).mean(axis=1)
-    return 1 - jnp.linalg.norm(means, axis=-1).min()
+    """The largest spread of directions in the queue of a class: 1 − the length of the mean of its keys' directions."""
+    directions = losses.l2_normalize(keys.keys.astype(jnp.float32))
+    return 1 - jnp.linalg.norm(directions.mean(axis=1), axis=-1).min()

@@ -85,8 +85,7 @@ def test_a_queue_longer_than_a_class_is_a_warning_with_the_length_that_fits(run,
 def test_collapse_and_a_contrast_at_chance_are_warnings_once_each_when_the_queue_is_full(run, capsys):
     watch = health.Watch(run._replace(plan=run.plan._replace(queue_size=32)))
     keys = np.random.default_rng(0).normal(size=(3, 32, 8))
-    spread = state_of(keys / np.linalg.norm(keys, axis=-1, keepdims=True))
-    collapsed = state_of(np.ones((3, 32, 8)) / np.sqrt(8))
+    spread, collapsed = state_of(keys), state_of(np.abs(keys[..., :1]) * np.ones(8))  # keys of any length
     watch.end_epoch(spread, 8, [0.3] * 4)
     watch.end_epoch(collapsed, 1, [0.0] * 4)  # not full yet
     assert capsys.readouterr().err == ''
