@@ -60,7 +60,7 @@ def run(argv: list[str]) -> None:
     """The program, after its flags are parsed."""
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every step of every checkpoint
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every step of every checkpoint, and what it raises anyway
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import config, data
     from ancor_jax.runtime import checkpoint, distributed
