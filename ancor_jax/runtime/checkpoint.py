@@ -140,7 +140,7 @@ class Checkpoints:
         """The newest checkpoint of that kind.
 
         Args:
-            abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings: where and how the arrays shall be.
+            abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings: where and how the arrays are placed.
             kind: 'latest' or 'best'.
 
         Raises:
@@ -233,7 +233,7 @@ def restore_parts(
         directory: what `Checkpoints` was given.
         kind: 'latest' or 'best'.
         names: of the parts, which are trees of arrays.
-        sharding: where their arrays shall be.
+        sharding: where their arrays are placed.
 
     Returns:
         The step of the checkpoint, and the parts by name.

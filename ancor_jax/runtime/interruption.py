@@ -79,7 +79,7 @@ def abandonable(allowed: bool = True) -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a signal has asked the process to end."""
+    """Whether a signal to end has arrived."""
     return _state.name is not None
 
 

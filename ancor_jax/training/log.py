@@ -48,7 +48,7 @@ class TrainingLog:
         self._pending = values
 
     def catch_up(self) -> None:
-        """Waits for what was dispatched last and tells about it."""
+        """Waits for the last dispatch and logs its metrics."""
         if self._pending is None:
             return
         arrays = {name: np.asarray(value) for name, value in self._pending.items()}
