@@ -27,8 +27,8 @@ def join(coordinator: str, count: int, index: int) -> None:
     """Makes this process one of several of a run; before anything else is done with JAX.
 
     Args:
-        coordinator: 'host:port' of the first process; '' where the environment of the cluster provides it (Slurm, Open MPI,
-            Cloud TPU, Kubernetes, as JAX knows them).
+        coordinator: 'host:port' of the first process; '' where the environment of the cluster provides it (Slurm,
+            Open MPI, Cloud TPU, Kubernetes, as JAX knows them).
         count: number of processes; with `coordinator`.
         index: of this one, from 0; with `coordinator`.
 
@@ -37,8 +37,7 @@ def join(coordinator: str, count: int, index: int) -> None:
     Raises:
         ProcessError: no cluster is found, or the coordinator's address cannot be used.
     """
-    # JAX would take SIGTERM for a notice to be looked at between steps, and `kill` or a scheduler's end to a job would
-    # end nothing.
+    # JAX's service would handle SIGTERM alone; `interruption` handles all signals, and `Consensus` agrees on the step.
     jax.config.update('jax_enable_preemption_service', False)
     given: dict[str, Any] = {}
     there = f'{count} processes at {coordinator}' if coordinator else 'the processes of the cluster'
