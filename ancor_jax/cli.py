@@ -8,12 +8,15 @@ command resumes it where it stopped.
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from ancor_jax.runtime import interruption
 
 if TYPE_CHECKING:
     from ancor_jax import config
@@ -24,7 +27,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>, or runs/comparison.',
+    'Directory for checkpoints, metrics and results; default runs/<config>-<method>-seed<seed>, with a hash where '
+    'other settings differ from those of the file, or runs/comparison.',
 )
 _MODE = flags.DEFINE_enum(
     'mode',
@@ -56,7 +60,7 @@ def run(argv: list[str]) -> None:
     """The program, after its flags are parsed."""
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag; write --config=FILE and --config.section.field=value.')
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every step of every checkpoint
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every step of every checkpoint, and what it raises anyway
     # Here, so that --help and misspelt flags answer at once.
     from ancor_jax import config, data
     from ancor_jax.runtime import checkpoint, distributed
@@ -174,19 +178,20 @@ def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
         if not pathlib.Path(path).is_file():
             sys.exit(f'error: there is no config file {path!r}; those of this repository lie in configs/.')
         settings = config.from_mapping(_CONFIG.value)
-        return settings, pathlib.Path(_WORKDIR.value or _default_workdir(settings))
+        return settings, workdir.resolve(_WORKDIR.value or _default_workdir(settings))
     if mode not in _AFTER_TRAINING:
         sys.exit(f'error: --mode={mode} needs --config=FILE; those of this repository lie in configs/.')
     if not _WORKDIR.value:
         sys.exit(f'error: --mode={mode} needs --workdir=DIR, a run (or --config=FILE, whose default it is).')
-    directory = pathlib.Path(str(_WORKDIR.value))
+    directory = workdir.resolve(str(_WORKDIR.value))
     return workdir.stored_config(directory), directory
 
 
 def _compare() -> None:
     from ancor_jax.commands import compare
+    from ancor_jax.runtime import workdir
 
-    out = pathlib.Path(_WORKDIR.value or 'runs/comparison')
+    out = workdir.resolve(_WORKDIR.value or 'runs/comparison')
     print(compare.compare([pathlib.Path(run) for run in _RUNS.value], out))
     print(f'Written to {out / "comparison.md"} and {out / "comparison.csv"}')
 
@@ -216,11 +221,16 @@ def _default_workdir(settings: 'config.Config') -> str:
     # '--config' holds 'configs/name.py' or 'configs/name.py:variant'.
     path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     name = pathlib.Path(path).stem + (f'-{variant}' if variant else '')
-    return f'runs/{name}-{settings.method}-seed{settings.seed}'
+    from ancor_jax import config
+    from ancor_jax.runtime import workdir
+
+    of_file = runpy.run_path(path)['get_config'](*[variant] if variant else [])
+    return workdir.default_name(settings, name, config.from_mapping(of_file))
 
 
 def main() -> None:
     """The entry point of the command line."""
+    interruption.install()  # first: signals also end a process that is starting
     # --help shows the docstring and the flags of the main module, which is not this one.
     sys.modules['__main__'].__doc__ = __doc__
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):

@@ -1,13 +1,15 @@
 """`--mode=train`: trains a run, or resumes it, then evaluates it."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import time
 
 from ancor_jax.config import Config
+from ancor_jax.data.fingerprint import fingerprint
 from ancor_jax.evaluation import evaluate, results, trained_model
-from ancor_jax.runtime import checkpoint, distributed, workdir
+from ancor_jax.runtime import checkpoint, checkpoint_files, distributed, ownership, provenance, workdir
 from ancor_jax.training import experiment, loop
 from ancor_jax.training.experiment import Run
 from ancor_jax.training.step import TrainState
@@ -23,41 +25,50 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
         ConfigError, data.DataError: the configuration cannot be run; nothing has been written then.
     """
     begin = time.monotonic()
-    run = experiment.prepare(config, directory)
-    _claim(run)
-    print(experiment.describe(run), flush=True)
-    if config.train.on == 'features' and run.pretrained is not None and distributed.is_first():
-        trained_model.store_backbone(directory, run.pretrained)
-    keep = config.train.keep_checkpoints
-    with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS, keep) as checkpoints:
-        state = loop.train_or_resume(run, checkpoints, begin)
-        if config.eval.checkpoint == checkpoint.BEST:
-            del state
-            state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
-    if run.dataset.test.has_fine:
+    with contextlib.ExitStack() as stack:
+        existed = directory.exists()
+        if distributed.is_first() and existed:
+            stack.enter_context(ownership.held(directory))
+        run = experiment.prepare(config, directory)
+        _check_same_in_all_processes(run)
+        if distributed.is_first():
+            if not existed:  # only now, so that nothing is written for a run that cannot work
+                stack.enter_context(ownership.held(directory))
+            _claim(run)
+        distributed.wait('claimed')
+        print(experiment.describe(run), flush=True)
+        if config.train.on == 'features' and run.pretrained is not None and distributed.is_first():
+            trained_model.store_backbone(directory, run.pretrained)
+        keep = config.train.keep_checkpoints
+        with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS, keep) as checkpoints:
+            state = loop.train_or_resume(run, checkpoints, begin)
+            if config.eval.checkpoint == checkpoint.BEST:
+                del state
+                state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
         evaluation = _evaluate(run, state)
-    else:
-        print('No test images with fine labels, so no few-shot evaluation.', flush=True)
-        evaluation = results.Evaluation([], [])
-    distributed.wait('evaluated')  # the others would take a process that left early for dead
+        distributed.wait('evaluated')  # the others would take a process that left early for dead
     return evaluation
+
+
+def _check_same_in_all_processes(run: Run) -> None:
+    distributed.wait('prepared')
+    shared = workdir.shared_by_processes(run.config, run.devices.size)
+    distributed.check_same(json.dumps(shared).encode() + experiment.training_labels(run).tobytes())
 
 
 def _claim(run: Run) -> None:
     """Makes the work directory this run's own, or checks that it is already."""
-    latest = run.directory / workdir.CHECKPOINTS / checkpoint.LATEST
-    begun = any(path.name.isdigit() for path in latest.glob('*'))
+    done = max(checkpoint_files.steps(run.directory / workdir.CHECKPOINTS / checkpoint.LATEST), default=0)
     classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
-    distributed.wait('prepared')
-    shared = workdir.shared_by_processes(run.config, run.devices.size)
-    distributed.check_same(json.dumps(shared).encode() + experiment.training_labels(run).tobytes())
-    if distributed.is_first():
-        workdir.claim(run.directory, run.config, run.devices.size, classes, begun)
-    distributed.wait('claimed')
+    session = provenance.session(done, run.devices)
+    workdir.claim(run.directory, run.config, run.devices.size, classes, fingerprint(run.dataset), session)
 
 
 def _evaluate(run: Run, state: TrainState) -> results.Evaluation:
-    """Evaluates, prints the tables and writes them."""
+    """Evaluates, prints the tables and writes them; an empty evaluation where no test images have fine labels."""
+    if not run.dataset.test.has_fine:
+        print('No test images with fine labels, so no few-shot evaluation.', flush=True)
+        return results.Evaluation([], [])
     method = run.plan.recipe.method
     evaluation = evaluate.evaluate(
         run.extract,

@@ -150,6 +150,7 @@ class Train:
     checkpoint_epochs: PositiveInt = 1  # epochs between checkpoints
     checkpoint_minutes: NotNegative = 10.0  # and minutes, also inside an epoch; 0 takes none there
     keep_checkpoints: PositiveInt = 2  # the latest ones that are kept, beside the best
+    skip_nonfinite: Count = 0  # leave out up to this many steps whose loss or gradient is not finite
 
 
 @dataclasses.dataclass(slots=True)

@@ -8,8 +8,12 @@ name and renamed when it is complete, so that a directory with a number for a na
 has changed since is set aside, and the one before takes its place.
 """
 
+import functools
+import os
 import pathlib
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self, TypeVar
@@ -47,6 +51,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there were checkpoints, and none is intact.
         """
+        _drop_echoes_of_failed_writes()
         self._directory, self._keep = directory.absolute(), keep
         self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._finishing: threading.Thread | None = None
@@ -135,7 +140,7 @@ class Checkpoints:
         """The newest checkpoint of that kind.
 
         Args:
-            abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings: where and how the arrays shall be.
+            abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings: where and how the arrays are placed.
             kind: 'latest' or 'best'.
 
         Raises:
@@ -214,7 +219,7 @@ class Checkpoints:
         before = self.step()
         stays = f'{self._path(LATEST, before)} stays' if before is not None else 'there is no earlier one'
         return CheckpointError(
-            f'The checkpoint of step {step} could not be written to {self._directory} ({_first_line(error)}); {stays}. '
+            f'The checkpoint of step {step} could not be written to {self._directory} ({_reason(error)}); {stays}. '
             'Make room or repair the file system, and start the same command again.'
         )
 
@@ -228,7 +233,7 @@ def restore_parts(
         directory: what `Checkpoints` was given.
         kind: 'latest' or 'best'.
         names: of the parts, which are trees of arrays.
-        sharding: where their arrays shall be.
+        sharding: where their arrays are placed.
 
     Returns:
         The step of the checkpoint, and the parts by name.
@@ -309,6 +314,26 @@ def _unreadable(path: pathlib.Path, reason: str) -> CheckpointError:
     return CheckpointError(
         f'The checkpoint {path} cannot be read ({reason}); --mode=train sets it aside and resumes from the one before.'
     )
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file could not be written, in the words of the operating system where it is known."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+    if number:
+        return os.strerror(int(number.group(1)))
+    return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
+
+
+@functools.cache
+def _drop_echoes_of_failed_writes() -> None:
+    """Silences what TensorStore prints for each array after a write has failed, which Orbax raises once."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+            previous(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 def _first_line(error: BaseException) -> str:

@@ -105,6 +105,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         temperature=config.contrast.temperature,
         target_momentum=config.contrast.target_momentum,
         shuffle_keys=shuffle,
+        skip_nonfinite=config.train.skip_nonfinite > 0,
     )
     return Plan(
         model,

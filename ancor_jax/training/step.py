@@ -87,6 +87,7 @@ class Recipe(NamedTuple):
     temperature: float
     target_momentum: float
     shuffle_keys: bool  # permute the keys over the ghost batch-norm groups before the key pass (MoCo's shuffled BN)
+    skip_nonfinite: bool = False  # keep the state of before a step whose loss or gradient is not finite
 
 
 def create_state(
@@ -200,7 +201,16 @@ def train_step(
         opt_state=opt_state,
         queue=new_queue,
     )
+    if recipe.skip_nonfinite:
+        finite = _all_finite((metrics['loss'], gradients, batch_stats, keys))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        new_state = kept._replace(step=new_state.step)
+        metrics['skipped'] = 1 - finite.astype(jnp.float32)
     return new_state, metrics
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _apply(

@@ -29,7 +29,7 @@ def untrained(directory, method: str, seed: int):
     model = trained_model.create_model(settings, num_classes)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False))(jax.random.key(seed))
     classes = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
-    workdir.claim(directory, settings, 1, classes, begun=False)
+    workdir.claim(directory, settings, 1, classes)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
         checkpoints.save(7, {**variables, 'step': jnp.int32(7)})
     return directory
@@ -104,13 +104,13 @@ def test_two_networks_together(places, tmp_path):
 
 
 def test_what_is_not_there(tmp_path, places):
-    with pytest.raises(ConfigError, match='No run lies in .*; train first'):
+    with pytest.raises(ConfigError, match='No run is stored in .*; train first'):
         evaluate_command.evaluate_run(small(), tmp_path)
     with pytest.raises(ConfigError, match='eval.models takes two work directories, and has 1'):
         config.check(small(eval__models=('one',)))
     with pytest.raises(checkpoint.CheckpointError, match='No best checkpoint .* eval.every_epochs above 0'):
         trained_model.load(places[0], checkpoint.BEST)
-    with pytest.raises(ConfigError, match='holds a run with model.width=0.125, and 0.25 is asked for'):
+    with pytest.raises(ConfigError, match='holds a run with model.width=0.125, and this command has 0.25'):
         evaluate_command.evaluate_run(small(model__width=0.25), places[0])
 
 

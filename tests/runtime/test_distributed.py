@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from tests.helpers import ROOT
 
@@ -200,3 +201,20 @@ def test_processes_of_other_configurations_do_not_train_together(tmp_path):
         assert code == 1, text
         assert 'number 1 has another configuration' in text
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_step(tmp_path):
+    cluster = f'--config.cluster.coordinator=localhost:{free_port()}', '--config.cluster.processes=2'
+    settings = '--config.train.epochs=300', '--config.eval.every_epochs=0', '--config.train.checkpoint_epochs=300'
+    run = tmp_path / 'run'
+    first, second = (start(run, 2, *cluster, *settings, f'--config.cluster.process={index}') for index in (0, 1))
+    wait_for('First step done', first[1])
+    second[0].send_signal(signal.SIGTERM)
+    for process in (first, second):
+        code, text = finish(*process, seconds=60)
+        assert code == 75, text
+        assert 'Traceback' not in text
+    assert 'stopped at step' in pathlib.Path(first[1].name).read_text()
+    (step,) = (int(path.name) for path in (run / 'checkpoints' / 'latest').iterdir())
+    assert 0 < step < 1200
