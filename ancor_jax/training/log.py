@@ -62,7 +62,8 @@ class TrainingLog:
         skipped = arrays.pop('skipped', np.zeros(steps)) > 0
         for place in np.flatnonzero(skipped | ~np.isfinite(arrays['loss'])).tolist():
             self._not_finite(first + place + 1, bool(skipped[place]))
-        self.contrast_accuracies += arrays.get('contrast_accuracy', np.zeros(0))[~skipped].tolist()
+        if 'contrast_accuracy' in arrays:
+            self.contrast_accuracies += arrays['contrast_accuracy'][~skipped].tolist()
         every = self._config.train.log_steps
         for i in range(steps):
             number = first + i + 1
