@@ -23,7 +23,7 @@ class Queue(NamedTuple):
     pointers: jax.Array  # int32 [C], the slot that the next key of each class overwrites
 
 
-def init(rng: jax.Array, num_classes: int, size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Queue:
+def init(rng: jax.Array, num_classes: int, size: int, dim: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Queue:
     """A queue full of random unit vectors.
 
     Args:
