@@ -81,6 +81,13 @@ def expand_fields(settings: 'Config') -> None:
         setattr(target, field, expand(value) if isinstance(value, str) else tuple(map(expand, value)))
 
 
+def installation() -> str:
+    """The command that installs the packages of the program, in a checkout or for the installed package."""
+    requirements = pathlib.Path(ancor_jax.__file__).parent.parent / 'requirements.txt'
+    checkout = requirements.is_file() and config_folder().parent == requirements.parent
+    return f'pip install -r {requirements}' if checkout else "pip install 'ancor_jax[train,report]'"
+
+
 def config_folder() -> pathlib.Path:
     """The folder of the configurations: `ancor_jax/configs` if the package is installed, `configs` in a checkout."""
     package = pathlib.Path(ancor_jax.__file__).parent

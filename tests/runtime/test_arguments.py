@@ -125,6 +125,11 @@ def test_an_installed_package_has_its_own_folder_of_configurations(monkeypatch, 
     monkeypatch.setattr(arguments.ancor_jax, '__file__', str(package / '__init__.py'))
     assert arguments.config_folder() == package / 'configs'
     assert arguments.config_names() == ['one']
+    assert arguments.installation() == "pip install 'ancor_jax[train,report]'"
+
+
+def test_a_checkout_is_installed_from_its_requirements():
+    assert arguments.installation() == f'pip install -r {ROOT}/requirements.txt'
 
 
 def test_every_configuration_has_a_name():
