@@ -38,7 +38,7 @@ def extra(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ('name', 'extras'), zip(FILES, (('train', 'report'), ('train', 'report', 'pretrained'), ('dev',)), strict=True)
+    ('name', 'extras'), list(zip(FILES, (['train', 'report'], ['train', 'report', 'pretrained'], ['dev']), strict=True))
 )
 def test_a_requirements_file_is_the_core_and_its_extras(name, extras):
     assert requirements(name) == set(CORE).union(*map(extra, extras))
