@@ -159,23 +159,22 @@ def run(argv: list[str]) -> None:
     """The program, after its flags are parsed."""
     if len(argv) > 1:
         sys.exit(f'error: {argv[1]!r} is not a flag; write --config=NAME and --config.section.field=value.')
+    mode = MODES[_MODE.value]
+    _check_flags(mode)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every step of every checkpoint
-    # Here, so that --help and misspelt flags are answered at once.
-    try:
+    try:  # after the flags are checked: these imports take seconds
         from ancor_jax import config, data
         from ancor_jax.runtime import checkpoint, distributed
     except ModuleNotFoundError as error:
         sys.exit(_missing(error))
 
     expected = (config.ConfigError, data.DataError, checkpoint.CheckpointError, distributed.ProcessError)
-    mode = MODES[_MODE.value]
     several = False
     try:
-        _check_needs(mode)
         if mode.configuration == 'none':
             mode.run(_path(_WORKDIR.value or 'runs/comparison'))
         else:
-            settings, directory = _settings(mode)
+            settings, directory = _settings()
             several = settings.cluster.several
             if several:
                 _join(settings)
@@ -210,21 +209,21 @@ def _run(mode: Mode, settings: 'config.Config', directory: pathlib.Path) -> None
         _stop(resumes, settings.cluster.several)
 
 
-def _check_needs(mode: Mode) -> None:
-    """Ends the program if a flag is missing that the mode needs."""
+def _check_flags(mode: Mode) -> None:
+    """Ends the program if the configuration or another flag is missing that the mode needs."""
     if not all(flags.FLAGS[need.partition('=')[0].lstrip('-')].value for need in mode.needs):
         needs = '; and '.join(mode.needs)
         sys.exit(f'error: --mode={_MODE.value} needs {needs}.')
-
-
-def _settings(mode: Mode) -> tuple['config.Config', pathlib.Path]:
-    """The configuration, and the work directory."""
-    from ancor_jax import config
-
-    if _CONFIG.value is None:
+    if mode.configuration != 'none' and _CONFIG.value is None:
         also = ' or --workdir=DIR of a run' if mode.configuration == 'stored' else ''
         names = ', '.join(arguments.config_names())
         sys.exit(f'error: --mode={_MODE.value} needs --config=NAME{also}; there are {names}.')
+
+
+def _settings() -> tuple['config.Config', pathlib.Path]:
+    """The configuration, and the work directory."""
+    from ancor_jax import config
+
     settings = config.from_mapping(_CONFIG.value)
     arguments.expand_fields(settings)
     return settings, _path(_WORKDIR.value or _default_workdir(settings))
