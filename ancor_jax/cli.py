@@ -15,15 +15,13 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ancor_jax.runtime import arguments
+
 try:
     from absl import app, flags, logging
     from ml_collections import config_flags
 except ModuleNotFoundError as missing:  # the package is installed without the extra 'train'
-    sys.exit(
-        f"error: the program needs the package {missing.name!r}; pip install 'ancor_jax[train,report]' installs it."
-    )
-
-from ancor_jax.runtime import arguments
+    sys.exit(f'error: the package {missing.name!r} is missing; {arguments.installation()} installs it.')
 
 if TYPE_CHECKING:
     from ancor_jax import config
@@ -277,9 +275,7 @@ def _missing(error: ModuleNotFoundError) -> str:
     """What to install; an error in this package's own imports is raised again."""
     if not error.name or error.name.partition('.')[0] in ('ancor_jax', 'configs'):
         raise error
-    return (
-        f"error: the package {error.name!r} is missing; pip install 'ancor_jax[train,report]' installs what is needed."
-    )
+    return f'error: the package {error.name!r} is missing; {arguments.installation()} installs it.'
 
 
 def _first_line(error: Exception) -> str:

@@ -42,7 +42,7 @@ refused "pip install 'ancor_jax[train,report]'" "$scratch/core/bin/ancor-jax" --
 echo '-- the program, with the extra "train"'
 python -m venv "$scratch/full" && "$scratch/full/bin/pip" install --quiet "$wheel[train]"
 program="$scratch/full/bin/ancor-jax"
-"$program" --help | grep -q 'Exit codes'
+"$program" --help > help.txt && grep -q "Exit codes" help.txt
 "$program" --config=digits_coarse --config.train.epochs=1 --config.eval.episodes=20 --workdir="$scratch/run"
 "$program" --mode=eval --workdir="$scratch/run" --config.eval.shots=5
 grep -q '"shots": 5' "$scratch/run/evaluation.json"
