@@ -1,11 +1,11 @@
-"""CIFAR-100: 20 coarse classes to train on, 100 fine ones to tell apart.
+"""CIFAR-100: 20 coarse classes to train on, 100 fine ones to recognise.
 
     python main.py --config=configs/cifar100_coarse.py                 published recipe: ResNet-12, 200 epochs, one GPU
     python main.py --config=configs/cifar100_coarse.py:cpu             reduced: narrow ResNet-12, minutes on two cores
     python main.py --config=configs/cifar100_coarse.py:pretrained      a head on features of a pretrained network
 
-Published (one GPU's recipe, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. Measured results of the
-reduced recipe stand in the README. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
+Published (one GPU's recipe, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. The README has measured
+results of the reduced recipe. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
 """
 
 from typing import TYPE_CHECKING

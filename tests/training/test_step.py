@@ -219,14 +219,16 @@ def run_steps(recipe, num_devices, mapping='shard_map', steps=3, n=32):
     return jax.device_get(state), history
 
 
-@pytest.mark.parametrize('method', list(METHODS))
+@pytest.mark.parametrize(
+    'method', [pytest.param(name, marks=() if name == 'ancor' else pytest.mark.slow) for name in METHODS]
+)
 def test_synchronised_statistics_one_device_equals_four(method):
     alone = run_steps(make_recipe(method), 1)
     together = run_steps(make_recipe(method, bn_sync=True, axis_name=device_mesh.AXIS), 4)
     assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
+@pytest.mark.parametrize('num_devices', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ghost_groups_equal_devices(num_devices):
     """G = 4 groups with shuffled keys on one device, two and four."""
     alone = run_steps(make_recipe(bn_groups=4, shuffle_keys=True), 1)
@@ -235,6 +237,7 @@ def test_ghost_groups_equal_devices(num_devices):
     assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pmap_runs_the_same_function():
     recipe = make_recipe(axis_name=device_mesh.AXIS, shuffle_keys=True)
     assert_close(run_steps(recipe, 4, 'pmap'), run_steps(recipe, 4), atol=1e-5, rtol=1e-5)
@@ -256,7 +259,7 @@ def test_supervised_methods_carry_no_target_and_no_queue():
     assert not state.target_batch_stats
 
 
-@pytest.mark.parametrize('groups', [1, 8])
+@pytest.mark.parametrize('groups', [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_resident_steps_on_eight_devices_equal_one(groups):
     """Gather, views, several steps in a dispatch: the same loss curve on 1 and 8 devices, whether their statistics are
     synchronised or keys shuffled over groups."""

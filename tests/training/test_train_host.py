@@ -53,6 +53,7 @@ def test_a_cut_run_ends_where_the_whole_one_does(finished, tmp_path):
         np.testing.assert_array_equal(one.accuracies, other.accuracies)
 
 
+@pytest.mark.slow  # test_step has the same for resident images
 def test_two_devices_give_the_losses_of_one(finished, tmp_path):
     config, directory, _ = finished
     config = small(data__pipeline='host', train__log_steps=1, train__batch_norm_groups=2, train__devices=2)
