@@ -6,23 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ancor_jax.pretrained import naming, places, readers
+from ancor_jax.pretrained import naming, places, readers, wrapping
 from ancor_jax.pretrained.families import efficientnet_lite, resnet
 from ancor_jax.pretrained.naming import WeightsError
-
-# What wraps a network's names in checkpoints: prefix → who writes it. The first that covers a tensor is taken off,
-# until none does. The key network of MoCo is left out: the query network is the one that is trained.
-PREFIXES = {
-    'module.encoder_q.': 'MoCo v1 and v2, and the reference implementation of ANCOR',
-    'module.base_encoder.': 'MoCo v3',
-    'base_encoder.': 'MoCo v3',
-    'module.': 'DistributedDataParallel',
-    '_orig_mod.': 'torch.compile',
-    'model.': 'PyTorch Lightning',
-    'encoder.': 'solo-learn',
-    'backbone.': 'solo-learn, lightly, DINO',
-    'online_network.': 'BYOL',
-}
 
 
 def load_backbone(source: str, name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,22 +30,21 @@ def from_tensors(
     tensors: Mapping[str, np.ndarray], name: str, shapes: Mapping[str, Any], path: pathlib.Path
 ) -> dict[str, Any]:
     """`load_backbone` from the tensors of a file."""
-    tensors = without_prefix(tensors)
+    where = f'the weights in {path}'
+    if not name.startswith(tuple(wrapping.FAMILIES)):
+        raise WeightsError(f'model.name={name!r} has no importer of weights; leave model.init empty.')
+    found = wrapping.detect(tensors, where)
+    if found.family == 'resnet' and name.startswith('resnet'):
+        found = resnet.detect(tensors, where)
+    if not name.startswith(found.family):
+        raise WeightsError(f'model.name={name!r} does not fit; {found.reason} Set model.name to its {found.family}.')
+    tensors = wrapping.unwrap(tensors, found.prefix)
     ignore: tuple[str, ...]
     if name == 'efficientnet_lite0':
         rules, ignore = efficientnet_lite.rules(tensors), efficientnet_lite.IGNORE
     elif name.startswith('resnet'):
         rules, ignore = resnet.rules(shapes), resnet.IGNORE
+        tensors = resnet.torchvision_names(tensors)
     else:
         raise WeightsError(f'model.name={name!r} has no importer of weights; leave model.init empty.')
-    return naming.convert(rules, tensors, shapes, ignore=ignore, where=f'the weights in {path}')
-
-
-def without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of the network itself, by names without the prefixes of `PREFIXES`."""
-    found = dict(tensors)
-    while True:
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
-        if prefix is None:
-            return found
-        found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    return naming.convert(rules, tensors, shapes, ignore=ignore, where=where)

@@ -24,8 +24,13 @@ def linear(weight: np.ndarray) -> np.ndarray:
 
 
 def conv(weight: np.ndarray) -> np.ndarray:
-    """A convolution, depthwise ones included: OIHW → HWIO."""
+    """A convolution: OIHW → HWIO."""
     return weight.transpose(2, 3, 1, 0)
+
+
+def depthwise(weight: np.ndarray) -> np.ndarray:
+    """A depthwise convolution: [C, 1, H, W] → [H, W, 1, C], which is `conv` of it."""
+    return conv(weight)
 
 
 class Rule(NamedTuple):
@@ -72,11 +77,13 @@ def convert(
 
     Raises:
         WeightsError: tensors are missing, left over, or of another shape; it lists them by name.
+        ValueError: the rules are not those of the variables, a mistake in the table.
     """
     wanted = dict(leaves(shapes))
-    unruled = sorted('.'.join(path) for path in set(wanted) - {rule.target for rule in rules})
-    if unruled:
-        raise ValueError(f'the table of names has no rule for {_list(unruled)}')
+    targets = {rule.target for rule in rules}
+    for problem, paths in (('no rule for', wanted.keys() - targets), ('no variable for', targets - wanted.keys())):
+        if paths:
+            raise ValueError(f'the table of names has {problem} {_list(sorted(map(".".join, paths)))}')
     missing = sorted(rule.source for rule in rules if rule.source not in tensors)
     known = {rule.source for rule in rules}
     left_over = sorted(
@@ -91,13 +98,13 @@ def convert(
         shape = tuple(wanted[rule.target].shape)
         try:
             array = rule.transform(array)
-        except ValueError:
+        except (ValueError, IndexError):  # an axis too few or too many
             misshapen.append(f'{rule.source} {list(array.shape)}')
             continue
         if array.shape != shape:
             misshapen.append(f'{rule.source} (becomes {list(array.shape)}, the network has {list(shape)})')
             continue
-        _put(converted, rule.target, np.ascontiguousarray(array, np.float32))
+        _put(converted, rule.target, np.array(array, np.float32, order='C'))
     problems = [
         f'{title}: {_list(names)}'
         for title, names in (('missing', missing), ('left over', left_over), ('of another shape', misshapen))

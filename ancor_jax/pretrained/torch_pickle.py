@@ -1,213 +1,250 @@
-"""Reads files of `torch.save` without torch, and without executing what they contain.
+"""Files of `torch.save` without torch: the zip format of PyTorch 1.6 and later, and the legacy format before it.
 
-A pickle is a program that names functions and has them called. Here the few names that tensors need are known, and
-stand for functions of this module; a file that names anything else is refused.
+Both hold one pickle, which describes tensors as windows on storages, and the numbers of the storages. The pickle is run
+by `plain_pickle`, so that nothing in a file is executed. A tensor becomes a read-only view of its storage, whatever its
+strides are, so that the memory in use is that of the file.
 """
 
 import collections
 import io
+import math
+import mmap
 import pathlib
-import pickle
+import re
 import zipfile
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from ancor_jax.pretrained import plain_pickle
 from ancor_jax.pretrained.naming import WeightsError
+from ancor_jax.pretrained.plain_pickle import Builder, Fields
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_MOST_BYTES = 64 * 2**30  # of a storage: no more is believed of any file
+_MOST_DIMENSIONS = 32
+_LARGEST = 2**48  # of a dimension, a stride or an offset
+_MOST_REPEATED = 2**24  # elements of a tensor that repeats its storage (`expand`), if they are more than the storage's
 
-_STORAGES = {
-    'DoubleStorage': np.dtype('<f8'),
-    'FloatStorage': np.dtype('<f4'),
-    'HalfStorage': np.dtype('<f2'),
-    'BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
-    'LongStorage': np.dtype('<i8'),
-    'IntStorage': np.dtype('<i4'),
-    'ShortStorage': np.dtype('<i2'),
-    'CharStorage': np.dtype('i1'),
-    'ByteStorage': np.dtype('u1'),
-    'BoolStorage': np.dtype('?'),
-    'UntypedStorage': np.dtype('u1'),
+_DTYPES = {
+    'Double': np.dtype('<f8'),
+    'Float': np.dtype('<f4'),
+    'Half': np.dtype('<f2'),
+    'BFloat16': np.dtype(ml_dtypes.bfloat16),
+    'Long': np.dtype('<i8'),
+    'Int': np.dtype('<i4'),
+    'Short': np.dtype('<i2'),
+    'Char': np.dtype('i1'),
+    'Byte': np.dtype('u1'),
+    'Bool': np.dtype('?'),
 }
+# torch's dtypes, which a checkpoint may hold among its settings; they become their names.
+_DTYPE_NAMES = (
+    *('float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool'),
+    *('double', 'float', 'half', 'long', 'int', 'short'),
+)
 
 
-class _Kind(NamedTuple):
+class _StorageType(NamedTuple):
     """Stands for a storage class of torch."""
 
     dtype: np.dtype[Any]
 
 
 class _Storage:
-    """The numbers of a storage, which a legacy file gives after the tensors that use them."""
+    """The numbers of a storage; those of a legacy file follow after the tensors that look at them."""
 
-    def __init__(self, dtype: np.dtype[Any], count: int, numbers: np.ndarray | None = None) -> None:
-        self.dtype, self.count, self.numbers = dtype, count, numbers
-
-
-class _Tensor(NamedTuple):
-    """A tensor as a window on a storage."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers = numbers
 
 
 def load_zip(path: pathlib.Path) -> Any:
-    """What a file of torch 1.6 or later holds, tensors as arrays.
+    """What a file of PyTorch 1.6 or later holds, tensors as arrays.
 
     Raises:
         WeightsError: the file names something that tensors do not need.
         others: it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
-        entry = next((name for name in archive.namelist() if name.endswith('data.pkl')), None)
-        if entry is None:
-            raise ValueError('no data.pkl in the archive')
-        root = entry.removesuffix('data.pkl')
-        if f'{root}byteorder' in archive.namelist() and archive.read(f'{root}byteorder') != b'little':
-            raise WeightsError(f'{path} was written on a big-endian machine; save it again on another.')
-        storages: dict[str, _Storage] = {}
+        check_sizes(archive, path, most_expansion=1)
+        names = [name for name in archive.namelist() if re.fullmatch(r'([^/]+/)?data\.pkl', name)]
+        if len(names) != 1:
+            raise ValueError(f'{len(names)} entries named data.pkl in the archive')
+        root = names[0].removesuffix('data.pkl')
+        if f'{root}byteorder' in archive.namelist() and archive.read(f'{root}byteorder').strip() != b'little':
+            raise _big_endian(path)
+        storages: dict[str, np.ndarray] = {}
 
-        def storage(pid: Any) -> _Storage:
-            _, kind, key, _, _ = pid
+        def storage(kind: _StorageType, key: str, count: int) -> _Storage:
             if key not in storages:
-                numbers = np.frombuffer(archive.read(f'{root}data/{key}'), kind.dtype)
-                storages[key] = _Storage(kind.dtype, len(numbers), numbers)
-            return storages[key]
+                storages[key] = np.frombuffer(archive.read(f'{root}data/{key}'), np.uint8)
+            data = storages[key]
+            if count * kind.dtype.itemsize > data.nbytes:
+                raise ValueError('a storage is shorter than its tensors say')
+            return _Storage(data[: count * kind.dtype.itemsize].view(kind.dtype))
 
-        return _arrays(_Unpickler(io.BytesIO(archive.read(entry)), path, storage).load())
+        return _load(io.BytesIO(archive.read(names[0])), storage, path)
 
 
 def load_legacy(path: pathlib.Path) -> Any:
-    """What a file of torch before 1.6 holds, tensors as arrays. Errors as `load_zip`.
+    """What a file of PyTorch before 1.6 holds, tensors as arrays. Errors as `load_zip`.
 
     It is four pickles (a magic number, a version, the writer's system, the object), a list of the storages' keys, and
     the storages in that order.
     """
-    with path.open('rb') as file:
+    # A map of the file reads no more than there is, however much a damaged pickle asks for.
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         storages: dict[str, _Storage] = {}
+        bytes_left = len(stream)
 
-        def storage(pid: Any) -> _Storage:
-            _, kind, key, _, count, view = pid
-            if view is not None:
-                raise WeightsError(f'{path} holds views of storages, which torch no longer writes; save it again.')
-            _check_count(kind.dtype, count, path)
-            return storages.setdefault(key, _Storage(kind.dtype, count))
+        def storage(kind: _StorageType, key: str, count: int) -> _Storage:
+            nonlocal bytes_left
+            if key not in storages:
+                bytes_left -= count * kind.dtype.itemsize
+                if bytes_left < 0:
+                    raise ValueError('its storages are larger than the file')
+                storages[key] = _Storage(np.empty(count, kind.dtype))
+            return storages[key]
 
         def next_pickle() -> Any:
-            return _Unpickler(file, path, storage).load()
+            return _load(stream, storage, path)
 
         if next_pickle() != _LEGACY_MAGIC or next_pickle() != _LEGACY_VERSION:
-            raise ValueError('it is not a file of torch.save')
+            raise ValueError('no file of torch.save')
         if not next_pickle().get('little_endian', True):
-            raise WeightsError(f'{path} was written on a big-endian machine; save it again on another.')
+            raise _big_endian(path)
         content, keys = next_pickle(), next_pickle()
+        if sorted(keys) != sorted(storages):
+            raise ValueError('its list of storages does not fit its tensors')
         for key in keys:
-            each = storages[key]
-            count = int.from_bytes(file.read(8), 'little')
-            if count != each.count:
-                raise ValueError('the length of a storage is not what its tensors say')
-            data = file.read(count * each.dtype.itemsize)
-            if len(data) < count * each.dtype.itemsize:
-                raise ValueError('it is cut off')
-            each.numbers = np.frombuffer(data, each.dtype)
-        return _arrays(content)
+            numbers = storages[key].numbers
+            count, data = int.from_bytes(stream.read(8), 'little'), stream.read(numbers.nbytes)
+            if count != len(numbers) or len(data) != numbers.nbytes:
+                raise ValueError('a storage is cut off')
+            if count:
+                numbers[:] = np.frombuffer(data, numbers.dtype)
+        return content
 
 
-def _check_count(dtype: np.dtype[Any], count: Any, path: pathlib.Path) -> None:
-    if not isinstance(count, int) or not 0 <= count * dtype.itemsize <= min(_MOST_BYTES, path.stat().st_size):
-        raise ValueError('a storage is larger than the file')
+def check_sizes(archive: zipfile.ZipFile, path: pathlib.Path, most_expansion: int) -> None:
+    """Refuses an archive whose entries, unpacked, are more than `most_expansion` times the file."""
+    if sum(entry.file_size for entry in archive.infolist()) > most_expansion * path.stat().st_size:
+        raise ValueError('its entries are larger than the file can hold')
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the names that tensors need, and no other."""
+def _load(stream: Any, storage: Any, path: pathlib.Path) -> Any:
+    """The object of one pickle."""
 
-    def __init__(self, file: Any, path: pathlib.Path, storage: Callable[[Any], _Storage]) -> None:
-        super().__init__(file, encoding='utf-8')
-        self._path, self._storage = path, storage
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        if module in ('torch', 'torch.storage') and name in _STORAGES:
-            return _Kind(_STORAGES[name])
-        if (module, name) in _FUNCTIONS:
-            return _FUNCTIONS[module, name]
-        raise WeightsError(
-            f'{self._path} wants to build {module}.{name}, and only tensors and plain containers are read, since a '
-            'pickle can run any program; save the state_dict alone, or convert the file to safetensors.'
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        if not isinstance(pid, tuple) or not pid or pid[0] != 'storage' or not isinstance(pid[1], _Kind):
+    def persistent(identifier: Any) -> _Storage:
+        kind, key, count = identifier[1:3] + identifier[4:5]
+        if identifier[0] != 'storage' or not isinstance(kind, _StorageType) or not isinstance(key, str):
             raise ValueError('it refers to something that is no storage')
-        return self._storage(pid)
+        if identifier[5:] not in ((), (None,)):
+            raise WeightsError(f'{path} holds views of storages, which torch no longer writes; save it again.')
+        found: _Storage = storage(kind, key, _natural(count))
+        return found
+
+    return plain_pickle.load(stream, _TABLE, persistent, path.stat().st_size, str(path))
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise ValueError('a tensor has no storage')
-    return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+def _big_endian(path: pathlib.Path) -> WeightsError:
+    return WeightsError(f'{path} was written on a big-endian machine; load it with torch and save it on another.')
 
 
-def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
+def _natural(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < _LARGEST:
+        raise ValueError('an impossible shape or size')
+    return number
 
 
-def _size(*shape: Any) -> tuple[Any, ...]:
-    return tuple(shape[0]) if len(shape) == 1 else tuple(shape)
+# --- what a pickle of torch may have built -------------------------------------------------------------------------
 
 
-def _nothing(*_: Any) -> None:
-    """Stands for what is no part of the weights, such as a dtype or a device."""
-
-
-_FUNCTIONS: dict[tuple[str, str], Any] = {
-    ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('collections', 'defaultdict'): lambda *_: {},
-    ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
-    ('torch._utils', '_rebuild_tensor'): _rebuild_tensor,
-    ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
-    ('torch', 'Size'): _size,
-    ('torch', 'device'): _nothing,
-    ('argparse', 'Namespace'): dict,
-    ('numpy', 'dtype'): _nothing,
-    ('numpy.core.multiarray', 'scalar'): _nothing,
-    ('numpy._core.multiarray', 'scalar'): _nothing,
-}
-
-
-def _arrays(content: Any, depth: int = 0) -> Any:
-    """The content with arrays in the place of tensors."""
-    if depth > 32:
-        raise ValueError('containers are nested too deep')
-    if isinstance(content, _Tensor):
-        return _array(content)
-    if isinstance(content, dict):
-        return {name: _arrays(value, depth + 1) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_arrays(value, depth + 1) for value in content]
-    return content
-
-
-def _array(tensor: _Tensor) -> np.ndarray:
-    """A tensor's numbers in their own order; nothing outside its storage is read."""
-    numbers = tensor.storage.numbers
-    if numbers is None:
-        raise ValueError('a storage is missing')
-    if len(tensor.shape) != len(tensor.strides) or min((*tensor.shape, *tensor.strides, tensor.offset), default=0) < 0:
-        raise ValueError('a tensor has an impossible shape')
-    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    if 0 in tensor.shape:
-        return np.zeros(tensor.shape, numbers.dtype)
-    if last >= len(numbers) or int(np.prod(tensor.shape, dtype=object)) > max(len(numbers), 1) * 16:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
+    """A window on a storage; nothing outside the storage can be read through it."""
+    if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        raise ValueError('a tensor without a storage or a shape')
+    if len(shape) != len(strides) or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError('an impossible shape or size')
+    numbers, first = storage.numbers, _natural(offset)
+    steps = [(_natural(length), _natural(stride)) for length, stride in zip(shape, strides, strict=True)]
+    if 0 in shape:
+        return np.empty(shape, numbers.dtype)
+    if first + sum((length - 1) * stride for length, stride in steps) >= len(numbers):
         raise ValueError('a tensor is larger than its storage')
-    size = numbers.dtype.itemsize
-    window = np.lib.stride_tricks.as_strided(
-        numbers[tensor.offset :], tensor.shape, [s * size for s in tensor.strides], writeable=False
-    )
-    return np.array(window)
+    if math.prod(shape) > max(len(numbers), _MOST_REPEATED):
+        raise ValueError('a tensor repeats its storage too often')
+    sizes = [stride * numbers.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(numbers[first:], shape, sizes, writeable=False)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _as_list(*values: Any) -> list[Any]:
+    return list(*values)
+
+
+def _as_tuple(*values: Any) -> tuple[Any, ...]:
+    return tuple(*values)
+
+
+def _default_dict(_: Any = None, *values: Any) -> dict[Any, Any]:
+    return _as_dict(*values)
+
+
+def _as_dict(*values: Any) -> dict[Any, Any]:
+    """A dict from nothing, a dict, or a list of pairs."""
+    pairs = values[0] if values else ()
+    pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs
+    if any(not isinstance(key, str | int | float | None) for key, _ in pairs):
+        raise ValueError('a key that is no string or number')
+    return collections.OrderedDict(pairs)
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
+        raise ValueError(f'bytes in the encoding {encoding!r:.40}')
+    return text.encode('latin-1')
+
+
+def _numpy_dtype(code: Any, *_: Any) -> np.dtype[Any]:
+    if not isinstance(code, str) or not re.fullmatch(r'[fiu][248]|[iub]1', code):
+        raise ValueError(f'NumPy numbers of type {code!r:.40}')
+    return np.dtype(code)
+
+
+def _numpy_scalar(dtype: Any, data: Any) -> int | float | bool:
+    """A number of NumPy's, as one of Python's."""
+    if not isinstance(dtype, np.dtype) or not isinstance(data, bytes) or len(data) != dtype.itemsize:
+        raise ValueError('a NumPy number without its bytes')
+    value: int | float | bool = np.frombuffer(data, dtype)[0].item()
+    return value
+
+
+_TABLE: dict[tuple[str, str], Any] = {
+    ('torch._utils', '_rebuild_tensor_v2'): Builder(_tensor),
+    ('torch._utils', '_rebuild_tensor'): Builder(_tensor),
+    ('torch._utils', '_rebuild_parameter'): Builder(_first),
+    ('torch._utils', '_rebuild_parameter_with_state'): Builder(_first),
+    ('torch.serialization', '_get_layout'): Builder(_first),
+    ('torch', 'Size'): Builder(_as_tuple),
+    ('torch', 'device'): Builder(_first),
+    **{('torch', f'{name}Storage'): _StorageType(dtype) for name, dtype in _DTYPES.items()},
+    **{('torch.cuda', f'{name}Storage'): _StorageType(dtype) for name, dtype in _DTYPES.items()},
+    ('torch.storage', 'UntypedStorage'): _StorageType(np.dtype('u1')),
+    **{('torch', name): name for name in _DTYPE_NAMES},
+    ('collections', 'OrderedDict'): Builder(_as_dict),
+    ('collections', 'Counter'): Builder(_as_dict),
+    ('collections', 'defaultdict'): Builder(_default_dict),
+    ('argparse', 'Namespace'): Builder(Fields),
+    ('builtins', 'set'): Builder(_as_list),
+    **{('builtins', name): name for name in ('dict', 'list', 'int', 'float', 'str', 'bool')},  # of a defaultdict
+    ('_codecs', 'encode'): Builder(_encode),
+    ('numpy', 'dtype'): Builder(_numpy_dtype),
+    ('numpy.core.multiarray', 'scalar'): Builder(_numpy_scalar),
+    ('numpy._core.multiarray', 'scalar'): Builder(_numpy_scalar),
+}
