@@ -1,0 +1,73 @@
+"""Vision transformers: equal to timm's (golden values), other image sizes, training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancor_jax.models.vit import VITS, VisionTransformer, resize_grid
+from tests import backbones
+
+TINY = {'depth': 1, 'heads': 1, 'patch': 8, 'grid': 4}
+
+
+@pytest.mark.parametrize('number', [0, 1])
+@pytest.mark.parametrize('case', ['vit', 'dinov2'])
+def test_features_are_timms_also_at_other_image_sizes(case, number):
+    backbones.assert_golden(case, number)
+
+
+@pytest.mark.parametrize(
+    'fields', [{'registers': 2, 'layer_scale': 0.5, 'remat': 'blocks'}, {'pooling': 'mean', 'qkv_bias': False}]
+)
+def test_trains(fields):
+    gradient = backbones.assert_trains(VisionTransformer(**TINY, **fields))
+    unused = {'class_token'} if fields.get('pooling') == 'nothing' else set()
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert np.any(leaf) or str(path[-1].key) in unused | {'bias'}, path  # a bias of keys changes nothing
+
+
+def test_bfloat16_is_near_float32():
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    exact = VisionTransformer(**TINY)
+    variables = backbones.initialise(exact, jax.random.key(1), 32)
+    near = backbones.features(exact.clone(dtype=jnp.bfloat16), variables, images)
+    np.testing.assert_allclose(near, backbones.features(exact, variables, images), atol=0.05)
+
+
+def test_outputs_of_each_pooling_agree():
+    images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
+    network = VisionTransformer(**TINY, registers=3)
+    variables = backbones.initialise(network, jax.random.key(1), 32)
+    outputs = {
+        pooling: network.clone(pooling=pooling).apply(variables, images, train=False, step=jnp.int32(0))
+        for pooling in ('class', 'mean', 'both')
+    }
+    assert {name: output.shape for name, output in outputs.items()} == {
+        'class': (2, 1, 1, 64),
+        'mean': (2, 4, 6, 64),
+        'both': (2, 1, 1, 128),
+    }
+    parts = [outputs['class'].mean((1, 2)), outputs['mean'].mean((1, 2))]
+    np.testing.assert_allclose(outputs['both'][:, 0, 0], np.concatenate(parts, -1), atol=1e-5)
+
+
+def test_a_grid_resized_keeps_constants_and_lines():
+    rows = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 2))
+    assert resize_grid(rows, (8, 8)) is rows
+    np.testing.assert_allclose(resize_grid(jnp.ones((5, 5, 2)), (3, 9)), np.ones((3, 9, 2)), atol=1e-6)
+    smaller = resize_grid(rows, (4, 4))
+    np.testing.assert_allclose(smaller[1:3, 0, 0], [2.5, 4.5], atol=1e-5)
+
+
+def test_width_is_a_factor_on_the_heads():
+    depth, heads = VITS['vit_s']
+    shapes = backbones.shapes(VisionTransformer(depth=depth, heads=heads, width=0.5))
+    assert shapes['params']['positions'].shape == (1 + 14**2, 192)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match='pooling must be one of class, mean, both'):
+        VisionTransformer(**TINY, pooling='max')
+    with pytest.raises(ValueError, match='images of 36×36 do not divide into patches of 8×8'):
+        backbones.shapes(VisionTransformer(**TINY), 36)
