@@ -21,7 +21,7 @@ CASES = {
         VisionTransformer(depth=2, heads=6, patch=14, grid=5, registers=4, layer_scale=1e-5, pooling='both'),
         vit,
     ),
-    'convnext': (ConvNeXt(depths=(1, 1, 2, 1), features=(16, 24, 32, 48)), convnext),
+    'convnext': (ConvNeXt(depths=(1, 2, 1, 1), features=(16, 24, 32, 48)), convnext),
     'efficientnet_lite0': (EfficientNetLite0(), efficientnet_lite),
 }
 
@@ -39,10 +39,15 @@ def tensors(case: str) -> dict[str, np.ndarray]:
 
 def shapes(network, size: int = 64):
     """Shapes of a network's variables, by names."""
-    return jax.eval_shape(lambda key: initialise(network, key, size), jax.random.key(0))
+    return jax.eval_shape(lambda key: _init(network, key, size), jax.random.key(0))
 
 
-def initialise(network, key, size: int = 64):
+def initialise(network, size: int = 64):
+    """Variables with random values."""
+    return jax.jit(lambda key: _init(network, key, size))(jax.random.key(0))
+
+
+def _init(network, key, size):
     return network.init(key, jnp.zeros((1, size, size, 3)), train=False, step=jnp.int32(0))
 
 
@@ -56,11 +61,14 @@ def variables(case: str, size: int = 64):
 
 def features(network, variables, images):
     """Means over space, as `Network` takes them."""
-    output = jax.jit(functools.partial(network.apply, train=False, step=jnp.int32(0)))(variables, jnp.asarray(images))
-    return np.asarray(output, np.float32).mean((1, 2))
+    return np.asarray(feature_map(network, variables, images), np.float32).mean((1, 2))
 
 
-def assert_golden(case: str, number: int):
+def feature_map(network, variables, images):
+    return jax.jit(functools.partial(network.apply, train=False, step=jnp.int32(0)))(variables, jnp.asarray(images))
+
+
+def assert_golden(case: str, number: int = 0):
     """The features of the golden file's images, to 1e-4 of their scale."""
     network, _ = CASES[case]
     images = make_backbones.images(*make_backbones.IMAGES[case][number])
@@ -77,20 +85,18 @@ def assert_trains(network, size: int = 32):
     """A step of gradient descent lowers a loss; every gradient is finite."""
     images = jax.random.normal(jax.random.key(2), (2, size, size, 3))
     wanted = jax.random.normal(jax.random.key(3), (2, 1))
+    state = dict(initialise(network, size))
+    params = state.pop('params')
 
     @jax.jit
-    def step():
-        state = initialise(network, jax.random.key(1), size)
+    @jax.value_and_grad
+    def loss(params):
+        everything = {**state, 'params': params}
+        output, _ = network.apply(everything, images, train=True, step=jnp.int32(0), mutable=['batch_stats'])
+        return jnp.mean((output.astype(jnp.float32).mean((1, 2)) - wanted) ** 2)
 
-        def loss(params):
-            everything = {**state, 'params': params}
-            output, _ = network.apply(everything, images, train=True, step=jnp.int32(0), mutable=['batch_stats'])
-            return jnp.mean((output.astype(jnp.float32).mean((1, 2)) - wanted) ** 2)
-
-        before, gradient = jax.value_and_grad(loss)(state['params'])
-        return before, gradient, loss(jax.tree.map(lambda p, g: p - 1e-2 * g, state['params'], gradient))
-
-    before, gradient, after = step()
+    before, gradient = loss(params)
+    after, _ = loss(jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradient))
     assert after < before
     for path, leaf in jax.tree.leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path

@@ -17,8 +17,8 @@ PATH = pathlib.Path(__file__).with_name('backbones.npz')
 IMAGES = {
     'vit': ((2, 64, 64), (2, 96, 48)),  # the second of another size than that of the position embedding
     'dinov2': ((2, 70, 70), (2, 56, 98)),
-    'convnext': ((2, 64, 64), (1, 96, 70)),
-    'efficientnet_lite0': ((2, 64, 64), (1, 75, 50)),
+    'convnext': ((2, 96, 70),),
+    'efficientnet_lite0': ((2, 75, 50),),
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         'dinov2': vision_transformer.VisionTransformer(
             img_size=70, patch_size=14, reg_tokens=4, no_embed_class=True, init_values=1e-5, **small
         ),
-        'convnext': convnext.ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 24, 32, 48), num_classes=0),
+        'convnext': convnext.ConvNeXt(depths=(1, 2, 1, 1), dims=(16, 24, 32, 48), num_classes=0),
         'efficientnet_lite0': timm.create_model('tf_efficientnet_lite0', num_classes=0),
     }
     stored = {}

@@ -17,20 +17,26 @@ def test_features_are_timms_also_at_other_image_sizes(case, number):
     backbones.assert_golden(case, number)
 
 
-@pytest.mark.parametrize(
-    'fields', [{'registers': 2, 'layer_scale': 0.5, 'remat': 'blocks'}, {'pooling': 'mean', 'qkv_bias': False}]
-)
-def test_trains(fields):
-    gradient = backbones.assert_trains(VisionTransformer(**TINY, **fields))
-    unused = {'class_token'} if fields.get('pooling') == 'nothing' else set()
-    for path, leaf in jax.tree.leaves_with_path(gradient):
-        assert np.any(leaf) or str(path[-1].key) in unused | {'bias'}, path  # a bias of keys changes nothing
+def test_trains():
+    network = VisionTransformer(**TINY, registers=2, layer_scale=0.5, pooling='both', remat='blocks')
+    for path, leaf in jax.tree.leaves_with_path(backbones.assert_trains(network)):
+        assert np.any(leaf), path
+
+
+def test_queries_keys_and_values_without_biases():
+    attention = backbones.shapes(VisionTransformer(**TINY, qkv_bias=False))['params']['block0']['attention']
+    assert {name: set(layer) for name, layer in attention.items()} == {
+        'query': {'kernel'},
+        'key': {'kernel'},
+        'value': {'kernel'},
+        'out': {'kernel', 'bias'},
+    }
 
 
 def test_bfloat16_is_near_float32():
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     exact = VisionTransformer(**TINY)
-    variables = backbones.initialise(exact, jax.random.key(1), 32)
+    variables = backbones.initialise(exact, 32)
     near = backbones.features(exact.clone(dtype=jnp.bfloat16), variables, images)
     np.testing.assert_allclose(near, backbones.features(exact, variables, images), atol=0.05)
 
@@ -38,9 +44,9 @@ def test_bfloat16_is_near_float32():
 def test_outputs_of_each_pooling_agree():
     images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
     network = VisionTransformer(**TINY, registers=3)
-    variables = backbones.initialise(network, jax.random.key(1), 32)
+    variables = backbones.initialise(network, 32)
     outputs = {
-        pooling: network.clone(pooling=pooling).apply(variables, images, train=False, step=jnp.int32(0))
+        pooling: backbones.feature_map(network.clone(pooling=pooling), variables, images)
         for pooling in ('class', 'mean', 'both')
     }
     assert {name: output.shape for name, output in outputs.items()} == {
@@ -57,7 +63,7 @@ def test_a_grid_resized_keeps_constants_and_lines():
     assert resize_grid(rows, (8, 8)) is rows
     np.testing.assert_allclose(resize_grid(jnp.ones((5, 5, 2)), (3, 9)), np.ones((3, 9, 2)), atol=1e-6)
     smaller = resize_grid(rows, (4, 4))
-    np.testing.assert_allclose(smaller[1:3, 0, 0], [2.5, 4.5], atol=1e-5)
+    np.testing.assert_allclose(smaller[1:3, 0, 0], [2.5, 4.5], atol=0.05)  # near the border a cubic is no line
 
 
 def test_width_is_a_factor_on_the_heads():

@@ -1,5 +1,6 @@
 """Importers: the names that each code base gives the same network lead to the same variables."""
 
+import fnmatch
 import re
 
 import jax
@@ -103,7 +104,7 @@ def test_what_does_not_fit_is_listed():
     with pytest.raises(naming.WeightsError, match=r'missing: .*qkv\.bias.*left over: blocks\.2\.norm1\.weight'):
         imported(vit, file, like)
     for extra in ('head.weight', 'mask_token', 'decoder_blocks.0.norm1.weight', 'fc_norm.weight'):
-        assert any(naming.fnmatch.fnmatch(extra, pattern) for pattern in vit.IGNORE)
+        assert any(fnmatch.fnmatch(extra, pattern) for pattern in vit.IGNORE)
 
 
 def test_convnext_of_torchvision_and_of_the_authors():
