@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ancor_jax.models import custom
+from ancor_jax.models.convnext import CONVNEXTS, ConvNeXt
 from ancor_jax.models.efficientnet_lite import EfficientNetLite0
 from ancor_jax.models.network import Network
 from ancor_jax.models.resnet import RESNETS, ResNet, ResNet12
+from ancor_jax.models.vit import HEAD_FEATURES, VITS, VisionTransformer
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,8 +38,13 @@ class Settings(NamedTuple):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The fields that the convolutional backbones share."""
+        """The fields that the backbones with batch norm share."""
         return {name: value for name, value in self._asdict().items() if not name.startswith('drop')}
+
+    @property
+    def without_norm(self) -> dict[str, Any]:
+        """The fields that the backbones without batch norm share."""
+        return {'width': self.width, 'dtype': self.dtype, 'remat': self.remat}
 
 
 class Backbone(NamedTuple):
@@ -69,7 +76,32 @@ def _resnet(name: str) -> Callable[[Settings], nn.Module]:
     return lambda settings: ResNet(bottleneck=bottleneck, depths=depths, **settings.shared)
 
 
+def _vit(name: str, **fields: Any) -> Backbone:
+    depth, heads = VITS[name]
+    return Backbone(
+        lambda settings: VisionTransformer(depth, heads, **fields, **settings.without_norm),
+        heads * HEAD_FEATURES,
+        smallest=fields['patch'],
+    )
+
+
+def _convnext(name: str) -> Backbone:
+    depths, features = CONVNEXTS[name]
+    return Backbone(
+        lambda settings: ConvNeXt(depths, features, **settings.without_norm), features[-1], smallest=32, resize=236
+    )
+
+
 BACKBONES = {
+    'convnext_t': _convnext('convnext_t'),
+    'convnext_s': _convnext('convnext_s'),
+    'convnext_b': _convnext('convnext_b'),
+    'dinov2_s14': _vit('vit_s', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_b14': _vit('vit_b', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_l14': _vit('vit_l', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_s14_reg4': _vit('vit_s', patch=14, grid=37, layer_scale=1e-5, registers=4),
+    'dinov2_b14_reg4': _vit('vit_b', patch=14, grid=37, layer_scale=1e-5, registers=4),
+    'dinov2_l14_reg4': _vit('vit_l', patch=14, grid=37, layer_scale=1e-5, registers=4),
     'efficientnet_lite0': Backbone(
         lambda settings: EfficientNetLite0(**settings.shared),
         1280,
@@ -81,6 +113,12 @@ BACKBONES = {
     'resnet34': Backbone(_resnet('resnet34'), 512),
     'resnet50': Backbone(_resnet('resnet50'), 2048),
     'resnet101': Backbone(_resnet('resnet101'), 2048),
+    'vit_ti16': _vit('vit_ti', patch=16, grid=14),
+    'vit_s16': _vit('vit_s', patch=16, grid=14),
+    'vit_b16': _vit('vit_b', patch=16, grid=14),
+    'vit_l16': _vit('vit_l', patch=16, grid=14),
+    'vit_s8': _vit('vit_s', patch=8, grid=28),
+    'vit_b8': _vit('vit_b', patch=8, grid=28),
 }
 NAMES = tuple(BACKBONES)
 

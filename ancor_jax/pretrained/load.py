@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ancor_jax.pretrained import naming, places, readers
-from ancor_jax.pretrained.families import efficientnet_lite, resnet
+from ancor_jax.pretrained.families import convnext, efficientnet_lite, resnet, vit
 from ancor_jax.pretrained.naming import WeightsError
 
 # What wraps a network's names in checkpoints: prefix → who writes it. The first that covers a tensor is taken off,
@@ -50,6 +50,10 @@ def from_tensors(
         rules, ignore = efficientnet_lite.rules(tensors), efficientnet_lite.IGNORE
     elif name.startswith('resnet'):
         rules, ignore = resnet.rules(shapes), resnet.IGNORE
+    elif name.startswith('convnext'):
+        rules, ignore = convnext.rules(shapes, tensors), convnext.IGNORE
+    elif name.startswith(('vit', 'dinov2')):
+        rules, ignore = vit.rules(shapes, tensors), vit.IGNORE
     else:
         raise WeightsError(f'model.name={name!r} has no importer of weights; leave model.init empty.')
     return naming.convert(rules, tensors, shapes, ignore=ignore, where=f'the weights in {path}')

@@ -81,7 +81,7 @@ def _timm(params: Mapping[str, Any]) -> list[Rule]:
         for part, target in enumerate(('query', 'key', 'value')):  # one layer there, three here
             third = functools.partial(_third, part=part)
             path = ('params', block, 'attention', target)
-            found.append(Rule(f'{source}.attn.qkv.weight', (*path, 'kernel'), lambda w, third=third: linear(third(w))))
+            found.append(Rule(f'{source}.attn.qkv.weight', (*path, 'kernel'), third))
             if 'bias' in params[block]['attention'][target]:
                 found.append(Rule(f'{source}.attn.qkv.bias', (*path, 'bias'), third))
         for number in (1, 2):
@@ -149,7 +149,8 @@ def _rows(array: np.ndarray) -> np.ndarray:
 
 
 def _third(array: np.ndarray, part: int) -> np.ndarray:
-    return np.split(array, 3)[part]
+    """Weight [3d, d] → kernel [d, d], or bias [3d] → [d], of queries, keys or values."""
+    return linear(np.split(array, 3)[part])
 
 
 def _join_last(kernel: np.ndarray) -> np.ndarray:
