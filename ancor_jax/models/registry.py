@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ancor_jax.models import custom
+from ancor_jax.models.convnext import CONVNEXTS, ConvNeXt
 from ancor_jax.models.efficientnet_lite import EfficientNetLite0
 from ancor_jax.models.network import Network
 from ancor_jax.models.resnet import RESNETS, ResNet, ResNet12
+from ancor_jax.models.vit import HEAD_FEATURES, VITS, VisionTransformer
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,8 +38,13 @@ class Settings(NamedTuple):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The fields that the convolutional backbones share."""
+        """The fields that the backbones with batch norm share."""
         return {name: value for name, value in self._asdict().items() if not name.startswith('drop')}
+
+    @property
+    def without_norm(self) -> dict[str, Any]:
+        """The fields that the backbones without batch norm share."""
+        return {'width': self.width, 'dtype': self.dtype, 'remat': self.remat}
 
 
 class Backbone(NamedTuple):
@@ -46,6 +53,7 @@ class Backbone(NamedTuple):
     Attributes:
         create: makes the module.
         features: width d of its features, at width 1.
+        family: whose names files of its weights have, a key of `pretrained.load.IMPORTERS`.
         smallest: the least side of an image, in pixels.
         mean, std: of the colours that its published weights expect, on a scale of 0..1.
         resize, crop: of a test image, in pixels, with its published weights.
@@ -53,6 +61,7 @@ class Backbone(NamedTuple):
 
     create: Callable[[Settings], nn.Module]
     features: int
+    family: str
     smallest: int = 1
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -69,18 +78,55 @@ def _resnet(name: str) -> Callable[[Settings], nn.Module]:
     return lambda settings: ResNet(bottleneck=bottleneck, depths=depths, **settings.shared)
 
 
+def _vit(name: str, **fields: Any) -> Backbone:
+    depth, heads = VITS[name]
+    return Backbone(
+        lambda settings: VisionTransformer(depth, heads, **fields, **settings.without_norm),
+        heads * HEAD_FEATURES,
+        'vit',
+        smallest=fields['patch'],
+    )
+
+
+def _convnext(name: str) -> Backbone:
+    depths, features = CONVNEXTS[name]
+    return Backbone(
+        lambda settings: ConvNeXt(depths, features, **settings.without_norm),
+        features[-1],
+        'convnext',
+        smallest=32,
+        resize=236,
+    )
+
+
 BACKBONES = {
+    'convnext_t': _convnext('convnext_t'),
+    'convnext_s': _convnext('convnext_s'),
+    'convnext_b': _convnext('convnext_b'),
+    'dinov2_s14': _vit('vit_s', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_b14': _vit('vit_b', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_l14': _vit('vit_l', patch=14, grid=37, layer_scale=1e-5),
+    'dinov2_s14_reg4': _vit('vit_s', patch=14, grid=37, layer_scale=1e-5, registers=4),
+    'dinov2_b14_reg4': _vit('vit_b', patch=14, grid=37, layer_scale=1e-5, registers=4),
+    'dinov2_l14_reg4': _vit('vit_l', patch=14, grid=37, layer_scale=1e-5, registers=4),
     'efficientnet_lite0': Backbone(
         lambda settings: EfficientNetLite0(**settings.shared),
         1280,
+        'efficientnet_lite',
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
-    'resnet12': Backbone(_resnet12, 640, smallest=16, resize=84, crop=84),  # four times halved
-    'resnet18': Backbone(_resnet('resnet18'), 512),
-    'resnet34': Backbone(_resnet('resnet34'), 512),
-    'resnet50': Backbone(_resnet('resnet50'), 2048),
-    'resnet101': Backbone(_resnet('resnet101'), 2048),
+    'resnet12': Backbone(_resnet12, 640, 'resnet', smallest=16, resize=84, crop=84),  # four times halved
+    'resnet18': Backbone(_resnet('resnet18'), 512, 'resnet'),
+    'resnet34': Backbone(_resnet('resnet34'), 512, 'resnet'),
+    'resnet50': Backbone(_resnet('resnet50'), 2048, 'resnet'),
+    'resnet101': Backbone(_resnet('resnet101'), 2048, 'resnet'),
+    'vit_ti16': _vit('vit_ti', patch=16, grid=14),
+    'vit_s16': _vit('vit_s', patch=16, grid=14),
+    'vit_b16': _vit('vit_b', patch=16, grid=14),
+    'vit_l16': _vit('vit_l', patch=16, grid=14),
+    'vit_s8': _vit('vit_s', patch=8, grid=28),
+    'vit_b8': _vit('vit_b', patch=8, grid=28),
 }
 NAMES = tuple(BACKBONES)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ancor_jax.models.efficientnet_lite import STAGES
-from ancor_jax.pretrained.naming import Rule, batch_norm, conv
+from ancor_jax.pretrained.naming import Rule, batch_norm, conv, linear
 
 IGNORE = ('_fc.*', 'classifier.*', '*.num_batches_tracked')
 
@@ -12,6 +12,15 @@ IGNORE = ('_fc.*', 'classifier.*', '*.num_batches_tracked')
 def rules(names: Mapping[str, Any]) -> list[Rule]:
     """The table for a file with these names."""
     return _timm() if 'conv_stem.weight' in names else _package()
+
+
+def classifier(names: Mapping[str, Any]) -> list[Rule]:
+    """The rules of the file's own classifier, for `classifier` beside `backbone`: kernel [d, C] and bias [C]."""
+    source = 'classifier' if 'conv_stem.weight' in names else '_fc'
+    return [
+        Rule(f'{source}.weight', ('params', 'classifier', 'kernel'), linear),
+        Rule(f'{source}.bias', ('params', 'classifier', 'bias')),
+    ]
 
 
 def _conv(source: str, *target: str) -> Rule:
