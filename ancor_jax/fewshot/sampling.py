@@ -45,6 +45,13 @@ def episodes(
 
     Raises:
         ValueError: unknown protocol, bad counts, too few classes, or a class with too few images.
+
+    >>> fine = np.repeat(np.arange(6), 10)
+    >>> [episode] = episodes(0, fine, protocol='nway', ways=2, shots=1, queries=3, num_episodes=1)
+    >>> episode.support.shape, episode.query.shape
+    ((2, 1), (2, 3))
+    >>> bool((fine[episode.query] == episode.classes[:, None]).all())
+    True
     """
     fine = np.asarray(fine_labels)
     if protocol not in PROTOCOLS:

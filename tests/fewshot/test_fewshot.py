@@ -1,5 +1,8 @@
 """Episodes against their definition; classifiers against the reference's outputs and scikit-learn."""
 
+import doctest
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -319,6 +322,15 @@ def test_knn_is_scikit_learns(supports: int) -> None:
 # Properties
 
 
+@pytest.mark.parametrize(
+    'module', ['calibration', 'classifiers', 'ensembling', 'logistic', 'priors', 'sampling', 'statistics']
+)
+def test_the_examples_of_docstrings_give_what_they_say(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f'ancor_jax.fewshot.{module}'))
+    assert found.attempted > 0
+    assert not found.failed
+
+
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 2**31), method=st.sampled_from(sorted(fewshot.CLASSIFIERS)))
 def test_predictions_follow_permutations(seed: int, method: str) -> None:
@@ -352,7 +364,7 @@ def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: 
     table[place[:125]], table[place[125:]] = support.reshape(125, -1), query.reshape(375, -1)
     rows = fewshot.Rows(table, place[:125].reshape(5, 25)), fewshot.Rows(table, place[125:].reshape(5, 75))
     np.testing.assert_array_equal(fewshot.classify(method, rows[0], labels, rows[1], ways=5), batch)
-    with pytest.raises(ValueError, match='rows 0 ... 500 are asked for, and the table has 500'):
+    with pytest.raises(ValueError, match='rows run from 0 to 500, and the table has 500'):
         fewshot.classify(method, rows[0]._replace(rows=np.array([[0, 500]])), labels[:1], rows[1], ways=5)
 
 
