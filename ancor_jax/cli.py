@@ -158,8 +158,8 @@ def _run(settings: 'config.Config', directory: pathlib.Path) -> None:
     except KeyboardInterrupt:
         if mode != 'train':
             sys.exit(1)
-        goes_on = f'stopped; the same command goes on from the last checkpoint in {directory}.'
-        _stop(goes_on, settings.cluster.several)
+        resumes = f'stopped; the same command resumes from the last checkpoint in {directory}.'
+        _stop(resumes, settings.cluster.several)
 
 
 def _settings(mode: str) -> tuple['config.Config', pathlib.Path]:
@@ -221,6 +221,10 @@ def _default_workdir(settings: 'config.Config') -> str:
 
 def main() -> None:
     """The entry point of the command line."""
+    # --help shows the docstring and the flags of the main module, which is not this one.
+    sys.modules['__main__'].__doc__ = __doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(run, flags_parser=_parse, argv=complete_arguments(sys.argv))
 
 

@@ -33,8 +33,8 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import losses, models
-from ancor_jax.losses import streaming
+from ancor_jax import models
+from ancor_jax.losses import contrastive, streaming
 from ancor_jax.runtime import device_mesh
 from ancor_jax.training import experiment, sharding, step, view_steps
 from ancor_jax.views import random_views
@@ -78,10 +78,11 @@ def shaped(on: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any
 def contrast(on: jax.sharding.Mesh, layout: streaming.Layout, classes: int, size: int) -> Any:
     """The compiled forward and backward pass; samples and queue split over the chips."""
     split, slots, n, dim = P(device_mesh.AXIS), P(None, device_mesh.AXIS), 256, 128
+    which = streaming.Negatives('angular', own_class=True, axis_name=device_mesh.AXIS, layout=layout)
 
     def gradient(query: jax.Array, *rest: jax.Array) -> jax.Array:
         def loss(query: jax.Array) -> jax.Array:
-            return losses.class_contrast(query, *rest, axis_name=device_mesh.AXIS, layout=layout).loss.mean()
+            return contrastive.streamed_contrast(which, query, *rest, 0.2).loss.mean()
 
         return jax.grad(loss)(query)
 

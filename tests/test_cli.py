@@ -34,7 +34,7 @@ def test_help_helps():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--config.model.widht=0.5'], 'Did you mean "width"'),
+        (['--config.model.widht=0.5'], "did you mean 'width'?"),
         (['--config.train.epochs=many'], 'train.epochs'),
         (['--config.method=ancorr'], 'error: method must be one of'),
         (['--config.model.head=none'], 'has no class logits'),

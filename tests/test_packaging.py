@@ -24,7 +24,7 @@ def test_the_requirements_files_are_those_of_the_project():
 def test_every_requirement_has_its_reason():
     for name in ('requirements.txt', 'requirements-pretrained.txt', 'requirements-dev.txt'):
         for line in (ROOT / name).read_text(encoding='utf-8').splitlines():
-            assert line.startswith(('#', '-r')) or '#' in line or line.startswith('pytest>='), line
+            assert line.startswith(('#', '-r', 'pytest>=')) or '#' in line, line
 
 
 def test_the_wheel_has_every_package_and_data_file():

@@ -28,7 +28,8 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
     print(experiment.describe(run), flush=True)
     if config.train.on == 'features' and run.pretrained is not None and distributed.is_first():
         trained_model.store_backbone(directory, run.pretrained)
-    with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS) as checkpoints:
+    keep = config.train.keep_checkpoints
+    with checkpoint.Checkpoints(directory / workdir.CHECKPOINTS, keep) as checkpoints:
         state = loop.train_or_resume(run, checkpoints, begin)
         if config.eval.checkpoint == checkpoint.BEST:
             del state

@@ -148,6 +148,8 @@ class Train:
     tensorboard: bool = True  # write TensorBoard scalars beside metrics.jsonl
     progress: bool = True  # a progress bar at a terminal, plain lines elsewhere
     checkpoint_epochs: PositiveInt = 1  # epochs between checkpoints
+    checkpoint_minutes: NotNegative = 10.0  # and minutes, also inside an epoch; 0 takes none there
+    keep_checkpoints: PositiveInt = 2  # the latest ones that are kept, beside the best
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,11 +1,14 @@
 """Several processes of one run: joining them, who speaks for all, and one answer for all."""
 
 import faulthandler
+import itertools
 import zlib
 from typing import Any
 
 import jax
 import numpy as np
+
+from ancor_jax.runtime import device_mesh
 
 # A process that has not been heard of for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
@@ -13,6 +16,7 @@ _SHUTDOWN_SECONDS = 30  # between the ends of the first process and the last
 _JOIN_SECONDS = 300
 # For a process that lives and does not come. One may prepare data that the others have already.
 _WAIT_SECONDS = 2 * 60 * 60
+_barriers = itertools.count()
 
 
 class ProcessError(RuntimeError):
@@ -80,6 +84,31 @@ def broadcast_from_first(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
+class Consensus:
+    """Flags that any process may raise, such as that it has received a signal, and on which all act at the same step.
+
+    The maximum over the devices is computed behind the training steps and read one call later, so that no process
+    waits for another. One process alone reads its own flags at once.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self._mesh = mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._any = jax.jit(lambda flags: flags.max(axis=0), out_shardings=everywhere)
+        self._previous: jax.Array | None = None
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether any process raised each flag at its previous call; all processes call it after every dispatch."""
+        if not several():
+            return flags
+        own = np.tile(np.asarray(flags, np.int32), (len(self._mesh.local_devices), 1))
+        previous, self._previous = self._previous, self._any(device_mesh.from_processes(own, self._mesh))
+        raised = tuple(np.asarray(previous).astype(bool).tolist()) if previous is not None else (False,) * len(flags)
+        if any(raised):
+            self._previous = None  # raised for the same reason
+        return raised
+
+
 def wait(name: str) -> None:
     """Until all processes have come here, however late: at most two hours.
 
@@ -89,7 +118,8 @@ def wait(name: str) -> None:
     if several():
         from orbax.checkpoint import multihost
 
-        multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WAIT_SECONDS * 1000)
+        # A key serves one barrier.
+        multihost.get_barrier_sync_fn()(key=f'{name} {next(_barriers)}', timeout_ms=_WAIT_SECONDS * 1000)
 
 
 def check_same(content: bytes) -> None:

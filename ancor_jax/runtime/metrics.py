@@ -1,6 +1,7 @@
 """What a run tells: scalars to JSON Lines and TensorBoard, and progress on the terminal."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self, TextIO
@@ -43,9 +44,12 @@ class ScalarWriter:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
+        """Flushes all lines to the disk: a run that resumes from a checkpoint has the lines before it."""
         for stream in (self._lines, self._board):
             if stream is not None:
                 stream.flush()
+        if self._lines is not None:
+            os.fsync(self._lines.fileno())
 
     def close(self) -> None:
         for stream in (self._lines, self._board):

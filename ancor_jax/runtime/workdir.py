@@ -22,7 +22,10 @@ _MAY_CHANGE: dict[str, set[str] | None] = {
     '': {'profile'},
     'model': {'remat'},
     'eval': None,
-    'train': {'devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress', 'checkpoint_epochs'},
+    'train': {
+        *('devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress'),
+        *('checkpoint_epochs', 'checkpoint_minutes', 'keep_checkpoints'),
+    },
     'data': {'dir', 'download', 'cache', 'threads'},
 }
 # An evaluation may besides be on other data.

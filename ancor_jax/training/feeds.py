@@ -62,11 +62,12 @@ def _resident(run: Run) -> Feed:
         while done < last:
             epoch, begin = divmod(done, run.plan.steps_per_epoch)
             order = input_pipeline.epoch_order(run.config.seed, epoch, len(run.dataset.train), settings.batch_size)
-            order = order[begin : begin + last - done]
-            for size in dispatch_sizes(len(order), most):
-                yield Dispatch(size, device_mesh.shard(order[:size], mesh, dim=1))
-                order = order[size:]
-                done += size
+            # Those of the epoch from its start: a run that resumes inside it dispatches the same programs.
+            ends = np.cumsum(dispatch_sizes(len(order), most))
+            for end in ends[ends > begin].tolist():
+                yield Dispatch(end - begin, device_mesh.shard(order[begin:end], mesh, dim=1))
+                done += end - begin
+                begin = end
 
     def update(state: step.TrainState, batch: jax.Array, rng: jax.Array) -> Any:
         return steps(state, samples, batch, rng)

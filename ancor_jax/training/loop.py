@@ -1,10 +1,8 @@
 """The training loop: batches, updates, validation, checkpoints. A run resumes from its latest checkpoint."""
 
 import time
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ancor_jax.evaluation import episodes
 from ancor_jax.runtime import checkpoint, distributed, metrics, workdir
@@ -27,7 +25,7 @@ def train_or_resume(run: Run, checkpoints: checkpoint.Checkpoints, begin: float)
     """
     done = checkpoints.step() or 0
     last_step = run.config.train.epochs * run.plan.steps_per_epoch
-    if done >= last_step:
+    if done >= last_step and not checkpoints.epoch_is_open:
         print(f'Training was complete at step {done:,}.', flush=True)
         return checkpoints.restore(run.abstract_state)
     if not done:
@@ -37,17 +35,16 @@ def train_or_resume(run: Run, checkpoints: checkpoint.Checkpoints, begin: float)
 
 
 def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoints, begin: float) -> TrainState:
-    """Trains from the state's step to the last one, with validation and checkpoints at the ends of epochs.
+    """Trains from the state's step to the last one, with validation at the ends of epochs, and checkpoints.
 
     Raises:
-        FloatingPointError: the loss or a parameter is not finite.
+        FloatingPointError: the loss or an array of the state is not finite.
+        CheckpointError: a checkpoint could not be written.
     """
     settings, per_epoch = run.config.train, run.plan.steps_per_epoch
     everywhere = jax.sharding.NamedSharding(run.devices, jax.sharding.PartitionSpec())
     rng = jax.jit(lambda: run_rng(run.config.seed), out_shardings=everywhere)()
     done, last_step = int(state.step), settings.epochs * per_epoch
-    before = workdir.training_seconds(run.directory, done)
-    start = time.monotonic()
     feed = feeds.create(run)
     images = settings.batch_size
     with (
@@ -59,6 +56,10 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
     ):
         log = TrainingLog(run.config, run.plan, writer, progress, begin)
         trace = Trace(run.config.profile, run.directory / 'profile')
+        saver = _Saver(run, checkpoints, writer, done)
+        consensus = distributed.Consensus(run.devices)
+        if checkpoints.epoch_is_open:
+            saver.end_epoch(state, done)
         log.start(done)
         for steps, batch in feed.batches(done, last_step):
             trace.before(steps)
@@ -66,31 +67,53 @@ def train_epochs(run: Run, state: TrainState, checkpoints: checkpoint.Checkpoint
             log.dispatched(values)
             trace.dispatched(steps, values)
             done += steps
+            checkpoints.check()
+            (due,) = consensus.any(saver.is_due())
             if done % per_epoch == 0:
                 log.catch_up()
-                _end_epoch(run, state, done, checkpoints, writer)
-                writer.write(done, {'training_seconds': before + time.monotonic() - start})
-                writer.flush()
+                saver.end_epoch(state, done, due)
+                log.start(done)
+            elif due:
+                log.catch_up()
+                saver.save(state, done)
                 log.start(done)
         trace.end()
     return state
 
 
-def _end_epoch(
-    run: Run, state: TrainState, done: int, checkpoints: checkpoint.Checkpoints, writer: metrics.ScalarWriter
-) -> None:
-    """Validation and checkpoints, when it is time for them."""
-    epoch = done // run.plan.steps_per_epoch
-    last = epoch == run.config.train.epochs
-    every = run.config.eval.every_epochs
-    if every and run.dataset.test.has_fine and (epoch % every == 0 or last):
-        score = distributed.broadcast_from_first(_validation(run, state))
-        writer.write(done, {'validation_accuracy': score})
-        checkpoints.save_if_best(done, state, score)
-    if epoch % run.config.train.checkpoint_epochs == 0 or last:
-        if not _all_finite(state.params):
-            raise FloatingPointError(f'Parameters are not finite at step {done}; lower optim.learning_rate.')
-        checkpoints.save_latest(done, state)
+class _Saver:
+    """Validation at the ends of epochs, and checkpoints there and between."""
+
+    def __init__(self, run: Run, checkpoints: checkpoint.Checkpoints, writer: metrics.ScalarWriter, done: int) -> None:
+        self._run, self._checkpoints, self._writer = run, checkpoints, writer
+        self._before = workdir.training_seconds(run.directory, done)  # of earlier sessions
+        self._start = self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the minutes between two checkpoints are over."""
+        minutes = self._run.config.train.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._saved >= 60 * minutes
+
+    def end_epoch(self, state: TrainState, done: int, due: bool = False) -> None:
+        """Validates, and saves where a checkpoint is due by minutes, by epochs or as the best one."""
+        config = self._run.config
+        epoch = done // self._run.plan.steps_per_epoch
+        last = epoch == config.train.epochs
+        every = config.eval.every_epochs
+        score = None
+        if every and self._run.dataset.test.has_fine and (epoch % every == 0 or last):
+            score = distributed.broadcast_from_first(_validation(self._run, state))
+            self._writer.write(done, {'validation_accuracy': score})
+        is_best = score is not None and score > self._checkpoints.best_score()
+        if epoch % config.train.checkpoint_epochs == 0 or last or is_best or due:
+            self.save(state, done, score)
+
+    def save(self, state: TrainState, done: int, score: float | None = None) -> None:
+        """Writes the log to the disk, then a checkpoint: a run that resumes from it has the log up to it."""
+        self._writer.write(done, {'training_seconds': self._before + time.monotonic() - self._start})
+        self._writer.flush()
+        self._checkpoints.save(done, state, score)
+        self._saved = time.monotonic()
 
 
 def _validation(run: Run, state: TrainState) -> float:
@@ -105,8 +128,3 @@ def _validation(run: Run, state: TrainState) -> float:
         episodes=run.config.eval.validation_episodes,
     )
     return result.accuracy
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

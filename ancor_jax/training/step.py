@@ -191,7 +191,7 @@ def train_step(
     new_queue = state.queue
     if new_queue is not None and keys is not None:
         labels = None if method.contrast == 'single' else _gather(batch.labels, axis_name)
-        new_queue = queue.enqueue(new_queue, keys, labels, axis_name)
+        new_queue = queue.enqueue(new_queue, keys, labels, axis_name=axis_name, gather=False)
     new_state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -288,13 +288,22 @@ def _contrast(
     """The contrast of the method."""
     method = recipe.method
     if method.contrast == 'single':
-        return losses.contrast(query, key, negatives.keys[0], recipe.temperature, axis_name)
+        return losses.contrast(query, key, negatives, temperature=recipe.temperature, axis_name=axis_name)
     if method.metric == 'angular':
         weights = models.class_weights(params)
     else:  # plain cosine reads no weights, and those of a forked head would not fit the embedding
         weights = jnp.zeros((negatives.keys.shape[0], query.shape[1]), query.dtype)
     function = losses.class_contrast if method.contrast == 'class' else losses.all_class_contrast
-    return function(query, key, negatives.keys, labels, weights, recipe.temperature, method.metric, axis_name)
+    return function(
+        query,
+        key,
+        negatives,
+        labels,
+        weights,
+        temperature=recipe.temperature,
+        metric=method.metric,
+        axis_name=axis_name,
+    )
 
 
 def _places(n: int, axis_name: str | None) -> jax.Array:

@@ -15,27 +15,29 @@ from tests.helpers import ROOT
 
 RUN = """
 import os, sys, time
-from absl import app
-import main
-from ancor_jax import checkpoint, evaluate, processes
+from ancor_jax import cli
+from ancor_jax.commands import train
+from ancor_jax.evaluation import results
+from ancor_jax.runtime import checkpoint, distributed
 
 class Dying(checkpoint.Checkpoints):
-    def save_latest(self, step, state):
-        super().save_latest(step, state)
+    def save(self, step, *args, **kwargs):
+        saved = super().save(step, *args, **kwargs)
         while '--config.cluster.process=1' in sys.argv:
             time.sleep(0.1)
             if (self._directory / checkpoint.LATEST / str(step)).exists():  # the first process has finished it
                 os._exit(9)
+        return saved
 
 if 'dies' in sys.argv:
     sys.argv.remove('dies')
     checkpoint.Checkpoints = Dying
 if 'late' in sys.argv:  # the first process writes the results long after the others have theirs
     sys.argv.remove('late')
-    processes._SHUTDOWN_SECONDS = 2
-    tell = evaluate.tell
-    evaluate.tell = lambda *args, **kwargs: (time.sleep(8), tell(*args, **kwargs))
-app.run(main.main, flags_parser=main._parse)
+    distributed._SHUTDOWN_SECONDS = 2
+    report = results.report
+    results.report = lambda *args, **kwargs: (time.sleep(8), report(*args, **kwargs))
+cli.main()
 """
 SETTINGS = [
     '--config.data.train_images=256', '--config.model.width=0.125',
@@ -50,15 +52,14 @@ SETTINGS = [
 CHECKPOINTS = """
 import pathlib, signal, sys
 import jax, numpy as np
-from ancor_jax import checkpoint, mesh, processes
+from ancor_jax.runtime import checkpoint, device_mesh, distributed
 directory, port, index = sys.argv[1:]
-processes.join(f'localhost:{port}', 2, int(index))
-devices = mesh.make_mesh()
+distributed.join(f'localhost:{port}', 2, int(index))
+devices = device_mesh.make_mesh()
 with checkpoint.Checkpoints(pathlib.Path(directory)) as checkpoints:
     for step in range(1, 16):
-        state = {'keys': mesh.shard(np.full((2, 64), step, np.float32), devices, dim=1)}
-        assert checkpoints.save_if_best(step, state, float(step))
-        checkpoints.save_latest(step, state)
+        state = {'keys': device_mesh.shard(np.full((2, 64), step, np.float32), devices, dim=1)}
+        assert checkpoints.save(step, state, float(step))
 print('written', flush=True)
 signal.pause()
 """
@@ -120,10 +121,10 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
     assert time.monotonic() - died < 120
     assert 'another process of this run has ended' in text or 'another task died' in text
 
-    # Started again without it, on two devices, the run goes on where it was.
+    # Started again without it, on two devices, the run resumes where it was.
     code, text = finish(*start(run, 2))
     assert code == 0
-    assert 'Going on from step 4 of 8' in text
+    assert 'Resuming at step 4 of 8' in text
     expected, actual = curve(tmp_path / 'alone'), curve(run)
     assert list(actual) == list(expected) == list(range(1, 9))
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)

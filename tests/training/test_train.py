@@ -11,7 +11,7 @@ from ancor_jax.commands import evaluate, train
 from ancor_jax.config import ConfigError
 from ancor_jax.data import input_pipeline
 from ancor_jax.runtime import checkpoint, profiler
-from ancor_jax.training import experiment, loop, memory
+from ancor_jax.training import experiment, feeds, memory
 from ancor_jax.views import random_views
 from configs import imagenet_coarse
 from tests.helpers import assert_same, restored, small
@@ -81,6 +81,42 @@ def test_same_seed_same_numbers_bit_for_bit_also_after_a_stop(finished, tmp_path
         np.testing.assert_array_equal(one.accuracies, other.accuracies)
     lines = [json.loads(line) for line in (broken / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines if 'loss' in line] == [2, 4, 6, 8]
+
+
+def test_a_run_cut_inside_an_epoch_resumes_with_the_very_next_batch(finished, tmp_path, capsys):
+    config, directory, results = finished
+    config = small(eval__every_epochs=1, train__steps_per_dispatch=2, train__checkpoint_minutes=1e-9)
+
+    class PowerCut(Exception):
+        pass
+
+    class Cut(checkpoint.Checkpoints):
+        def save(self, step, *args, **kwargs):
+            saved = super().save(step, *args, **kwargs)
+            if step == 6:
+                self.wait()
+                raise PowerCut
+            return saved
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, 'Checkpoints', Cut)
+        with pytest.raises(PowerCut):
+            train.train(config, tmp_path / 'run')
+    kept = sorted(int(path.name) for path in (tmp_path / 'run' / 'checkpoints' / 'latest').iterdir())
+    assert kept == [4, 6]
+    again = train.train(config, tmp_path / 'run').results
+    assert 'Resuming at step 6 of 8.' in capsys.readouterr().out
+    for kind in (checkpoint.LATEST, checkpoint.BEST):
+        assert_same(restored(config, tmp_path / 'run', kind), restored(config, directory, kind))
+    np.testing.assert_array_equal(again[0].accuracies, results[0].accuracies)
+    assert scalars(tmp_path / 'run') == scalars(directory)
+
+
+def scalars(directory):
+    """The lines of the log without times."""
+    lines = [json.loads(line) for line in (directory / 'metrics.jsonl').read_text().splitlines()]
+    lines = [{name: value for name, value in line.items() if 'second' not in name} for line in lines]
+    return [line for line in lines if len(line) > 1]
 
 
 def test_a_finished_run_is_only_evaluated_again(finished, capsys):
@@ -239,6 +275,6 @@ def test_epoch_order_is_a_new_permutation_each_epoch():
     ('steps', 'most', 'expected'), [(19, 20, [19]), (195, 20, [15] * 13), (7, 20, [7]), (23, 10, [10, 10, 3])]
 )
 def test_dispatch_sizes(steps, most, expected):
-    sizes = loop.dispatch_sizes(steps, most)
+    sizes = feeds.dispatch_sizes(steps, most)
     assert sizes == expected
     assert sum(sizes) == steps
