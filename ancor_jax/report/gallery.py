@@ -16,6 +16,7 @@ class Picture(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3]
     title: str  # what it is, for those who do not see it
     caption: str  # below it
+    mark: str = ''  # 'right' or 'wrong', where the truth is known
 
 
 class Group(NamedTuple):
@@ -27,7 +28,17 @@ class Group(NamedTuple):
     total: int  # number of members, shown or not
 
 
-def page(title: str, subtitle: str, groups: list[Group], unreadable: Sequence[str] = ()) -> str:
+class Matrix(NamedTuple):
+    """Numbers of images by true class (rows) and answer (columns)."""
+
+    truths: Sequence[str]
+    answers: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+
+def page(
+    title: str, subtitle: str, groups: list[Group], unreadable: Sequence[str] = (), matrix: Matrix | None = None
+) -> str:
     """The page as HTML: a section a group, the examples before the members; last the images that cannot be read."""
     import jinja2
 
@@ -36,7 +47,7 @@ def page(title: str, subtitle: str, groups: list[Group], unreadable: Sequence[st
     )
     environment.filters['thumbnail'] = thumbnail
     return environment.get_template('gallery.html.j2').render(
-        title=title, subtitle=subtitle, groups=groups, unreadable=unreadable
+        title=title, subtitle=subtitle, groups=groups, unreadable=unreadable, matrix=matrix
     )
 
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from ancor_jax import fewshot
-from ancor_jax.fewshot import classifiers, logistic
+from ancor_jax.fewshot import calibration, classifiers, logistic
 from tests import golden
 
 # One episode, for the tests that look at the solution itself.
@@ -317,6 +317,54 @@ def test_knn_is_scikit_learns(supports: int) -> None:
     expected = model.fit(support.astype(np.float64), labels).predict(query.astype(np.float64))
     np.testing.assert_array_equal(fewshot.classify('knn', support, labels, query, ways=4), expected)
     np.testing.assert_array_equal(expected[:3], labels[:3])
+
+
+# Calibration
+
+
+def test_held_out_scores_are_those_of_a_classifier_without_the_image() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=6, queries=1, dim=12)
+    images = np.arange(18) // 2  # two copies of each
+    found = fewshot.held_out_scores('lr_balanced', support, labels, images, ways=3)
+    for image in (0, 4, 8):
+        out = images == image
+        expected = fewshot.class_scores('lr_balanced', support[~out], labels[~out], support[out], ways=3)
+        np.testing.assert_allclose(found[out], expected, atol=1e-4)
+
+
+def test_many_supports_are_left_out_in_parts_that_leave_some_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, 'MOST_FOLDS', 4)
+    labels = np.array([0] * 2 + [1] * 20).repeat(3)
+    images = np.arange(22).repeat(3)
+    fold = calibration._folds(labels, images)
+    assert fold.max() < 4
+    for part in range(fold.max() + 1):
+        assert set(labels[fold != part]) == {0, 1}
+    for image in range(22):
+        assert len(set(fold[images == image])) == 1
+
+
+def test_the_fitted_temperature_is_the_one_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 4, (4000, 3))
+    for true in (0.5, 1.0, 3.0):
+        noise = rng.gumbel(size=scores.shape)
+        labels = (scores / true + noise).argmax(axis=1)
+        fitted = fewshot.fit_temperature(scores, labels, default=1.0, weight=4000)
+        assert fitted == pytest.approx(true, rel=0.15)
+        before, after = (
+            fewshot.expected_calibration_error(fewshot.calibrated(scores, value), labels) for value in (10.0, fitted)
+        )
+        assert after < 0.03 < before
+    # A few scores, all right, do not make the temperature vanish.
+    assert fewshot.fit_temperature(np.eye(3), np.arange(3), default=0.5, weight=3) > 0.05
+
+
+def test_one_image_of_a_class_leaves_the_default_temperature() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=4, queries=1, dim=12)
+    images = np.where(labels == 2, 8, np.arange(12))  # four copies of the one image of the last class
+    found = fewshot.temperature('lr_balanced', support, labels, images, ways=3)
+    assert found == (fewshot.CLASSIFIERS['lr_balanced'].temperature, 0)
 
 
 # Properties
