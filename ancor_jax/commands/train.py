@@ -17,7 +17,7 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
     """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
 
     Returns:
-        The evaluation; empty where no test images have fine labels.
+        The evaluation; of coarse classes where the test images have no fine labels, empty without test images.
 
     Raises:
         ConfigError, data.DataError: the configuration cannot be run; nothing has been written then.
@@ -34,10 +34,10 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
         if config.eval.checkpoint == checkpoint.BEST:
             del state
             state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
-    if run.dataset.test.has_fine:
+    if len(run.dataset.test):
         evaluation = _evaluate(run, state)
     else:
-        print('No test images with fine labels, so no few-shot evaluation.', flush=True)
+        print('No test images, so no evaluation.', flush=True)
         evaluation = results.Evaluation([], [])
     distributed.wait('evaluated')  # the others would take a process that left early for dead
     return evaluation

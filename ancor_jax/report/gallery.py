@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ancor_jax.report.page import breakable
+
 _SIDE = 144  # pixels of a thumbnail's longer side
 
 
@@ -45,7 +47,7 @@ def page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('ancor_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters['thumbnail'] = thumbnail
+    environment.filters |= {'thumbnail': thumbnail, 'breakable': breakable}
     return environment.get_template('gallery.html.j2').render(
         title=title, subtitle=subtitle, groups=groups, unreadable=unreadable, matrix=matrix
     )

@@ -28,7 +28,7 @@ SCALARS = [
 
 
 @functools.cache
-def facts(per_class: int = 10, **changes) -> report.Facts:
+def facts(per_class: int = 10, **changes) -> report.ReportData:
     """Nine fine classes in three coarse ones, embeddings around their class weight, images of two sizes."""
     rng = np.random.default_rng(0)
     fine = np.repeat(np.arange(len(FINE), dtype=np.int32), per_class)
@@ -37,7 +37,7 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
     centres = weights[np.arange(9) // 3] + rng.normal(0, 0.3, (9, 16))
     embeddings = (5 * (centres[fine] + rng.normal(0, 0.2, (len(fine), 16)))).astype(np.float32)
     pixels = rng.integers(0, 256, (len(fine), 40, 40, 3), dtype=np.uint8)
-    whole = report.Facts(
+    whole = report.ReportData(
         title='ANCOR on <b>digits</b>',
         settings=(('Method', 'ANCOR & more'), ('Network', 'resnet12')),
         results=RESULTS,
@@ -51,12 +51,12 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
         embeddings=embeddings,
         class_weights=weights,
         class_logits=embeddings @ weights.T,
-        heat=lambda indices: (pixels[indices], pixels[indices, :3, :3, 0].astype(np.float32)),
+        heat=lambda indices: (pixels[indices], pixels[indices, :4, :4, 0].astype(np.float32)),
     )
     return dataclasses.replace(whole, **changes)
 
 
-def words(of: report.Facts, path) -> str:
+def words(of: report.ReportData, path) -> str:
     """The text of its page."""
     report.write(of, path)
     return html.unescape(path.read_text(encoding='utf-8'))
@@ -155,7 +155,7 @@ def test_a_map_keeps_groups_apart():
         (
             {'embeddings': None,
              'heat': lambda indices: (np.zeros((len(indices), 4, 4, 3), np.uint8), np.ones((len(indices), 1, 1)))},
-            ['Map of the features', 'no embedding, so these are the features', 'no angles', 'a single cell'],
+            ['Map of the features', 'no embedding, so these are the features', 'no angles', 'has 1×1 cells, too few'],
         ),
         (
             {'trained_on': 'fine', 'class_weights': np.eye(6, 16), 'class_logits': np.eye(9, 6)[np.arange(90) // 10]},
@@ -204,12 +204,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_facts_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match='features has 5 rows and fine has 90'):
+    with pytest.raises(ValueError, match='features has 5 rows and coarse has 90'):
         dataclasses.replace(facts(), features=np.zeros((5, 2)))
     with pytest.raises(ValueError, match='fine labels run from -1 to 7'):
         dataclasses.replace(facts(), fine=facts().fine - 1)
     with pytest.raises(ValueError, match='no test images'):
-        dataclasses.replace(facts(), fine=np.zeros(0, np.int32))
+        dataclasses.replace(facts(), coarse=np.zeros(0, np.int32))
 
 
 def test_the_page_in_a_browser(tmp_path):
