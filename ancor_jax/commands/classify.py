@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,8 +58,12 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     for split in (supports, queries):
         feature_extraction.check_sizes(split, settings)
     answer = solve(network, settings, supports, labels, queries, readable, tuple(by_class), shown=config.train.progress)
-    # Without the advice for data sets.
-    failed = [(path, error.partition('; ')[0]) for path, error in zip(paths, errors, strict=True) if error]
+    # The reason alone, without the path and the advice for data sets.
+    failed = [
+        (path, error.removeprefix(path).partition('; ')[0].strip())
+        for path, error in zip(paths, errors, strict=True)
+        if error
+    ]
     out = directory / 'classification' / output_name(support, query)
     out.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out / 'classification.csv', _csv(answer, failed))
@@ -96,8 +101,8 @@ def summary(answer: Answer, failed: Sequence[tuple[str, str]] = ()) -> str:
     """A line a class, most images first; accuracy and confusions where the folders' names give the truth."""
     counts = collections.Counter(answer.names)
     names = [*answer.classes, *([UNKNOWN] if counts[UNKNOWN] else [])]
-    width = max(map(len, names))
-    lines = [f'{name:<{width}}  {counts[name]:>7,} images' for name in sorted(names, key=lambda n: -counts[n])]
+    width = max(map(_columns, names))
+    lines = [f'{_left(name, width)}  {counts[name]:>7,} images' for name in sorted(names, key=lambda n: -counts[n])]
     if failed:
         lines.append(f'{len(failed):,} images cannot be read; the table lists them.')
     if (known := answer.accuracy) is not None:
@@ -123,14 +128,23 @@ def _confusions(answer: Answer) -> list[str]:
         wrong = [(count, truth, name) for truth, row in rows for name, count in row.items() if name != truth]
         most = sorted(wrong, key=lambda entry: -entry[0])[:_MOST_COLUMNS]
         return ['', *(f'{count:>7,} images of {truth} are classified as {name}' for count, truth, name in most)]
-    width = max(len(name) for name in ('truth', *(truth for truth, _ in rows)))
-    widths = [max(len(name), *(len(f'{row.get(name, 0):,}') for _, row in rows)) for name in answers]
-    heading = '  '.join(f'{name:>{cell}}' for name, cell in zip(answers, widths, strict=True))
+    width = max(_columns(name) for name in ('truth', *(truth for truth, _ in rows)))
+    widths = [max(_columns(name), *(len(f'{row.get(name, 0):,}') for _, row in rows)) for name in answers]
+    heading = '  '.join(' ' * (cell - _columns(name)) + name for name, cell in zip(answers, widths, strict=True))
     lines = ['', f'{"truth":<{width}}  {heading}']
     for truth, row in rows:
         cells = '  '.join(f'{row.get(name, 0):>{cell},}' for name, cell in zip(answers, widths, strict=True))
-        lines.append(f'{truth:<{width}}  {cells}')
+        lines.append(f'{_left(truth, width)}  {cells}')
     return lines
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: East Asian wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
+
+
+def _left(text: str, width: int) -> str:
+    return text + ' ' * (width - _columns(text))
 
 
 def _answers(answer: Answer) -> list[str]:
@@ -214,4 +228,4 @@ def _gallery(
         columns = _answers(answer)
         cells = [[row.get(column, 0) for column in columns] for _, row in rows]
         matrix = gallery.Matrix([truth for truth, _ in rows], columns, cells)
-    return gallery.page(heading, title, groups, [f'{path}: {error}' for path, error in failed], matrix)
+    return gallery.page(heading, title, groups, [f'{path} {error}' for path, error in failed], matrix)

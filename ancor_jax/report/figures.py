@@ -91,7 +91,7 @@ def embedding_map(points: np.ndarray, coarse: np.ndarray, weights: np.ndarray | 
         owners: int [C], the coarse class of each weight, −1 where unknown.
     """
     figure, axes = _figure(6.4, 6.4)
-    size = float(np.clip(12000 / len(points), 5, 30))
+    size = float(np.clip(12000 / len(points), 5, 60))
     for label in np.unique(coarse):
         look = style(label)
         chosen = points[coarse == label]
