@@ -14,6 +14,7 @@ from PIL import Image
 from ancor_jax import config, data
 from ancor_jax.commands import classify, compare, embed
 from ancor_jax.commands import evaluate as evaluate_command
+from ancor_jax.commands import report as report_command
 from ancor_jax.config import ConfigError
 from ancor_jax.data import DataError
 from ancor_jax.evaluation import evaluate, results, trained_model
@@ -278,3 +279,54 @@ def test_table_is_markdown():
         ' 60.00 ± 0.50        ',
     ]
     assert 'intra-class (3–4-way) 1-shot' in lines[3]
+
+
+@pytest.fixture
+def coarse_folder(tmp_path):
+    """train/<coarse>/*.png and val/<coarse>/*.png of digits, without fine labels and in another order of classes."""
+    dataset = data.load(small().data)
+    for part, split, count in (('train', dataset.train, 12), ('val', dataset.test, 8)):
+        for number, name in enumerate(dataset.coarse_names):
+            folder = tmp_path / 'data' / part / name
+            folder.mkdir(parents=True)
+            for index in np.flatnonzero(split.coarse == number)[:count]:
+                Image.fromarray(split.images[index]).save(folder / f'{index}.png')
+    return small(data__name='folder', data__dir=str(tmp_path / 'data'), data__train_images=0)
+
+
+def test_without_fine_labels_coarse_classes_are_evaluated_reported_and_embedded(
+    places, coarse_folder, tmp_path, capsys
+):
+    directory = shutil.copytree(places[0], tmp_path / 'run')
+    evaluation = evaluate_command.evaluate_run(coarse_folder, directory)
+    assert evaluation.results == []
+    measures = {(score.probe, score.measure): score.value for score in evaluation.scores}
+    assert set(measures) == {('coarse', 'coarse accuracy'), ('neighbours', 'coarse agreement')}
+    printed = capsys.readouterr().out
+    assert 'There are no few-shot episodes: they need test images with fine labels' in printed
+    # The classes of the folder are in alphabetical order, those of the run are not: they are matched by name.
+    dataset = data.load(coarse_folder.data)
+    network = trained_model.load(directory)
+    assert dataset.coarse_names == ('curved', 'round', 'straight')
+    assert network.class_names == ('round', 'straight', 'curved')
+    outputs = network.extractor(coarse_folder.eval).of_images(network.variables, dataset.test.images)
+    answers = [network.class_names[index] for index in np.asarray(outputs.class_logits).argmax(axis=1)]
+    right = np.mean([dataset.coarse_names[c] == name for c, name in zip(dataset.test.coarse, answers, strict=True)])
+    np.testing.assert_allclose(measures['coarse', 'coarse accuracy'], 100 * right)
+
+    page = report_command.report_run(coarse_folder, directory).read_text(encoding='utf-8')
+    assert f'has the right coarse class for {100 * right:.1f} % of the test images' in page
+    with np.load(embed.embed(coarse_folder, directory)[1]) as archive:
+        assert 'fine' not in archive
+        assert len(archive['features']) == 24
+
+
+def test_without_test_images_the_report_is_of_training_images_and_an_evaluation_is_refused(
+    places, coarse_folder, tmp_path
+):
+    shutil.rmtree(tmp_path / 'data' / 'val')
+    directory = shutil.copytree(places[0], tmp_path / 'run')
+    with pytest.raises(ConfigError, match='has no test images, and evaluation is of images that training has not seen'):
+        evaluate_command.evaluate_run(coarse_folder, directory)
+    page = report_command.report_run(coarse_folder, directory).read_text(encoding='utf-8')
+    assert '36 training images' in page
