@@ -226,8 +226,8 @@ def scaled(channels: int, width: float) -> int:
 class DepthwiseConv(nn.Module):
     """A convolution of each channel by itself, with the padding 'SAME' of TensorFlow.
 
-    On CPU it is a sum over the places of the kernel, which XLA vectorises over channels: 4 to 60 times as fast there as
-    its grouped convolution. Other platforms use that.
+    On CPU it is a sum over the places of the kernel, which XLA vectorises over channels; its grouped convolution is
+    many times slower there. Other platforms use that.
 
     Attributes:
         kernel: side of the kernel.

@@ -1,4 +1,7 @@
-"""Files of weights as named arrays: safetensors, PyTorch's two formats, NumPy archives. No file is executed."""
+"""Files of weights as named arrays: safetensors, PyTorch's two formats, NumPy archives. Read only files that you trust.
+
+Names outside a short list are refused, but a crafted pickle can still hang the reader or change its functions.
+"""
 
 import json
 import pathlib
