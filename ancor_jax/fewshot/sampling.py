@@ -91,7 +91,7 @@ def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayLike | No
     shared, count = np.unique(pairs[1], return_counts=True)
     if count.max() > 1:
         raise ValueError(
-            f'fine class {shared[count.argmax()]} lies in {count.max()} coarse classes: '
+            f'fine class {shared[count.argmax()]} is in {count.max()} coarse classes: '
             'give every fine class one coarse class'
         )
     groups = [pairs[1][pairs[0] == c] for c in np.unique(pairs[0])]

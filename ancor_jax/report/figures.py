@@ -30,7 +30,7 @@ _MOST_VALUES = 400  # of a curve; more are averaged in bins
 
 
 class Style(NamedTuple):
-    """How the points of a class are drawn, so that colour is never all that tells them apart."""
+    """How the points of a class are drawn, by colour and shape: never by colour alone."""
 
     colour: str
     marker: str  # matplotlib's
@@ -48,7 +48,7 @@ def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str, *, na
     Args:
         series: label → (steps [n], values [n]).
         unit: of the values.
-        named: whether the labels are told.
+        named: whether there is a legend.
     """
     figure, axes = _figure(4.2, 2.8)
     for number, (label, (steps, values)) in enumerate(series.items()):

@@ -134,7 +134,7 @@ def test_every_class_and_image_gets_its_turn() -> None:
         ({'fine_labels': np.zeros((3, 2), int)}, 'give a non-empty'),
         ({'protocol': 'intra', 'coarse_labels': None}, 'give coarse_labels'),
         ({'protocol': 'intra', 'coarse_labels': np.zeros(5, int)}, 'align them'),
-        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'lies in 7 coarse classes'),
+        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'is in 7 coarse classes'),
         ({'protocol': 'intra', 'coarse_labels': split(0)[0]}, 'no coarse class has two fine classes'),
     ],
 )
