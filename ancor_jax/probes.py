@@ -227,6 +227,7 @@ class Probe(NamedTuple):
     title: str
     learns: bool  # from the fine labels of the training images
     measure: Callable[[Inputs], Iterator[Measure]]
+    needs_fine: bool = True  # labels of the test images
 
 
 _RECALL_AT = (1, 2, 5, 10, 50, 100)
@@ -258,9 +259,15 @@ def _clustering(inputs: Inputs) -> Iterator[Measure]:
 
 
 def _coarse(inputs: Inputs) -> Iterator[Measure]:
-    if inputs.class_logits is not None:
+    # A network with more classes than the data was trained on others.
+    if inputs.class_logits is not None and inputs.class_logits.shape[1] <= len(inputs.coarse_of_logit):
         predicted = inputs.coarse_of_logit[inputs.class_logits.argmax(axis=1)]
         yield Measure('coarse accuracy', predicted == inputs.coarse)
+
+
+def _neighbours(inputs: Inputs) -> Iterator[Measure]:
+    if len(inputs.features) > 1:
+        yield Measure('coarse agreement', retrieval(inputs.features, inputs.coarse, ks=(1,)).recall[0])
 
 
 PROBES = {
@@ -268,5 +275,6 @@ PROBES = {
     'knn': Probe('20-NN on the training images', True, _fine_accuracy(nearest_neighbours)),
     'retrieval': Probe('retrieval', False, _retrieval),
     'clustering': Probe('clustering inside coarse classes', False, _clustering),
-    'coarse': Probe('class logits', False, _coarse),
+    'coarse': Probe('class logits', False, _coarse, needs_fine=False),
+    'neighbours': Probe('nearest other test image', False, _neighbours, needs_fine=False),
 }

@@ -2,12 +2,12 @@
 
 import collections
 import csv
-import hashlib
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ancor_jax.data import DataError, Split, unlabelled
 from ancor_jax.data.dataset import unreadable
 from ancor_jax.evaluation import feature_extraction, trained_model
 from ancor_jax.evaluation.classification import UNKNOWN, Answer, solve
+from ancor_jax.fewshot import Temperature
 from ancor_jax.report import gallery
 from ancor_jax.runtime import atomic
 
@@ -43,6 +44,8 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     network = trained_model.load(directory, config.eval.checkpoint)
     settings = embed.sized(config)
     by_class = unlabelled.images_by_class(support)
+    if UNKNOWN in by_class:
+        raise DataError(f'{support / UNKNOWN}: {UNKNOWN!r} is the answer for images of no class; rename the folder')
     supports = unlabelled.unlabelled([path for paths in by_class.values() for path in paths])
     labels = np.repeat(np.arange(len(by_class), dtype=np.int32), [len(paths) for paths in by_class.values()])
     supports, labels = _readable_supports(supports, labels, tuple(by_class))
@@ -55,7 +58,12 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     for split in (supports, queries):
         feature_extraction.check_sizes(split, settings)
     answer = solve(network, settings, supports, labels, queries, readable, tuple(by_class), shown=config.train.progress)
-    failed = [(path, error) for path, error in zip(paths, errors, strict=True) if error]
+    # The reason alone, without the path and the advice for data sets.
+    failed = [
+        (path, error.removeprefix(path).partition('; ')[0].strip())
+        for path, error in zip(paths, errors, strict=True)
+        if error
+    ]
     out = directory / 'classification' / output_name(support, query)
     out.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out / 'classification.csv', _csv(answer, failed))
@@ -63,6 +71,8 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     about = {'support': os.fspath(support.resolve()), 'query': os.fspath(query.resolve()), 'step': network.step}
     atomic.write_text(out / 'classification.json', json.dumps(about, indent=1))
     print(summary(answer, failed))
+    if answer.temperature is not None:
+        print(_calibration(answer.temperature))
     print(f'Written to {out / "classification.csv"} and {out / "classification.html"}', flush=True)
     return answer
 
@@ -70,7 +80,7 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
 def output_name(support: pathlib.Path, query: pathlib.Path) -> str:
     """A folder name that differs where either folder does."""
     both = os.fsencode(support.resolve()) + b'\0' + os.fsencode(query.resolve())
-    return f'{query.resolve().name}-{hashlib.sha256(both).hexdigest()[:8]}'
+    return embed.output_name(query.resolve().name, both)
 
 
 def _readable_supports(supports: Split, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[Split, np.ndarray]:
@@ -91,8 +101,8 @@ def summary(answer: Answer, failed: Sequence[tuple[str, str]] = ()) -> str:
     """A line a class, most images first; accuracy and confusions where the folders' names give the truth."""
     counts = collections.Counter(answer.names)
     names = [*answer.classes, *([UNKNOWN] if counts[UNKNOWN] else [])]
-    width = max(map(len, names))
-    lines = [f'{name:<{width}}  {counts[name]:>7,} images' for name in sorted(names, key=lambda n: -counts[n])]
+    width = max(map(_columns, names))
+    lines = [f'{_left(name, width)}  {counts[name]:>7,} images' for name in sorted(names, key=lambda n: -counts[n])]
     if failed:
         lines.append(f'{len(failed):,} images cannot be read; the table lists them.')
     if (known := answer.accuracy) is not None:
@@ -102,19 +112,45 @@ def summary(answer: Answer, failed: Sequence[tuple[str, str]] = ()) -> str:
     return '\n'.join(lines)
 
 
+def _calibration(temperature: Temperature) -> str:
+    if temperature.images:
+        return (
+            f'Probabilities are calibrated on the {temperature.images} support images, each classified by the others.'
+        )
+    return 'Probabilities are not calibrated on the support images, which takes two or more of each class.'
+
+
 def _confusions(answer: Answer) -> list[str]:
     """The confusion matrix as text: a row for each true class."""
     rows = answer.confusion()
-    answers = sorted({name for _, row in rows for name in row}, key=lambda name: [*answer.classes, UNKNOWN].index(name))
+    answers = _answers(answer)
     if len(answers) > _MOST_COLUMNS:
-        return []
-    width = max(len(truth) for truth, _ in rows)
-    lines = ['', f'{"truth":<{width}}  ' + '  '.join(answers)]
-    lines += [
-        f'{truth:<{width}}  ' + '  '.join(f'{row.get(name, 0):>{len(name)},}' for name in answers)
-        for truth, row in rows
-    ]
+        wrong = [(count, truth, name) for truth, row in rows for name, count in row.items() if name != truth]
+        most = sorted(wrong, key=lambda entry: -entry[0])[:_MOST_COLUMNS]
+        return ['', *(f'{count:>7,} images of {truth} are classified as {name}' for count, truth, name in most)]
+    width = max(_columns(name) for name in ('truth', *(truth for truth, _ in rows)))
+    widths = [max(_columns(name), *(len(f'{row.get(name, 0):,}') for _, row in rows)) for name in answers]
+    heading = '  '.join(' ' * (cell - _columns(name)) + name for name, cell in zip(answers, widths, strict=True))
+    lines = ['', f'{"truth":<{width}}  {heading}']
+    for truth, row in rows:
+        cells = '  '.join(f'{row.get(name, 0):>{cell},}' for name, cell in zip(answers, widths, strict=True))
+        lines.append(f'{_left(truth, width)}  {cells}')
     return lines
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: East Asian wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
+
+
+def _left(text: str, width: int) -> str:
+    return text + ' ' * (width - _columns(text))
+
+
+def _answers(answer: Answer) -> list[str]:
+    """The classes, and 'unknown' where it is an answer: the columns of a confusion matrix."""
+    given = {name for _, row in answer.confusion() for name in row} | {truth for truth, _ in answer.confusion()}
+    return [name for name in (*answer.classes, UNKNOWN) if name in given]
 
 
 def _csv(answer: Answer, failed: Sequence[tuple[str, str]]) -> str:
@@ -157,16 +193,18 @@ def _gallery(
     """The page: for each class its support images and what was sorted to it, surest first."""
     confidence, names, truth = answer.confidence, np.asarray(answer.names), answer.truth
 
-    def pictures(split: Split, chosen: np.ndarray, captions: Sequence[str]) -> Iterator[gallery.Picture]:
-        for index, caption in zip(chosen, captions, strict=True):
-            path = split.images.where(int(index))  # type: ignore[union-attr]
-            yield gallery.Picture(split.images[int(index)], pathlib.Path(path).name, caption)
+    def picture(split: Split, index: int, caption: str = '', mark: str = '') -> gallery.Picture:
+        path = split.images.where(index)  # type: ignore[union-attr]
+        return gallery.Picture(split.images[index], pathlib.Path(path).name, caption, mark)
 
     def caption(number: int) -> str:
         parts = [] if answer.probabilities is None else [f'{confidence[number]:.0%}']
         if (true := truth[number]) is not None:
             parts.append('right' if true == names[number] else f'wrong: {true}')
         return ', '.join(parts)
+
+    def mark(number: int) -> str:
+        return '' if truth[number] is None else 'right' if truth[number] == names[number] else 'wrong'
 
     groups = []
     for number, name in enumerate([*answer.classes, UNKNOWN]):
@@ -179,10 +217,15 @@ def _gallery(
         groups.append(
             gallery.Group(
                 name,
-                list(pictures(supports, examples, [''] * len(examples))),
-                list(pictures(queries, shown, [caption(int(m)) for m in shown])),
+                [picture(supports, int(index)) for index in examples],
+                [picture(queries, int(index), caption(int(index)), mark(int(index))) for index in shown],
                 len(members),
             )
         )
     heading = f'{len(answer.paths):,} images in {len(answer.classes)} classes'
-    return gallery.page(heading, title, groups, [error for _, error in failed])
+    matrix = None
+    if rows := answer.confusion():
+        columns = _answers(answer)
+        cells = [[row.get(column, 0) for column in columns] for _, row in rows]
+        matrix = gallery.Matrix([truth for truth, _ in rows], columns, cells)
+    return gallery.page(heading, title, groups, [f'{path} {error}' for path, error in failed], matrix)

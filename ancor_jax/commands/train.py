@@ -19,7 +19,7 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
     """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
 
     Returns:
-        The evaluation; empty where no test images have fine labels.
+        The evaluation; of coarse classes where the test images have no fine labels, empty without test images.
 
     Raises:
         ConfigError, data.DataError: the configuration cannot be run; nothing has been written then.
@@ -45,7 +45,11 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
             if config.eval.checkpoint == checkpoint.BEST:
                 del state
                 state = checkpoints.restore(run.abstract_state, checkpoint.BEST)
-        evaluation = _evaluate(run, state)
+        if len(run.dataset.test):
+            evaluation = _evaluate(run, state)
+        else:
+            print('No test images, so no evaluation.', flush=True)
+            evaluation = results.Evaluation([], [])
         distributed.wait('evaluated')  # the others would take a process that left early for dead
     return evaluation
 

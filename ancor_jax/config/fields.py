@@ -200,7 +200,8 @@ class Eval:
     every_epochs: Count = 10  # periodic few-shot validation during training; 0 is none
     validation_episodes: Annotated[int, AtLeast(2)] = 200  # of it, 5-way with the cosine classifier
     # Further figures after the episodes: linear and knn learn the fine classes from all training images, retrieval and
-    # clustering look at the test images alone, coarse is the accuracy of the class logits.
+    # clustering look at the test images alone, coarse is the accuracy of the class logits, neighbours how often the
+    # nearest other test image has the same coarse class.
     probes: tuple[Annotated[str, OneOf(PROBES)], ...] = ()
     models: tuple[str, ...] = ()  # two work directories to evaluate together, with --mode=eval
     join: tuple[Annotated[str, OneOf(JOINS)], ...] = (

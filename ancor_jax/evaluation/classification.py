@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ancor_jax import fewshot
-from ancor_jax.config import Eval
+from ancor_jax.config import ConfigError, Eval
 from ancor_jax.data import Split
 from ancor_jax.evaluation import episodes, feature_extraction, trained_model
 
@@ -22,9 +22,10 @@ class Answer:
     classes: tuple[str, ...]  # [ways]
     predicted: np.ndarray  # int32 [Q]
     probabilities: np.ndarray | None  # float32 [Q, ways]; None for a classifier that has none
-    coarse_classes: tuple[str, ...]  # [C] of the network, () without a classifier
-    coarse_probabilities: np.ndarray | None  # float32 [Q, C]
+    coarse_classes: tuple[str, ...]  # [C] of the network, () where it has not learnt coarse classes
+    coarse_probabilities: np.ndarray | None  # float32 [Q, C]; None without `coarse_classes`
     unknown_below: float  # a less probable answer is 'unknown'
+    temperature: fewshot.Temperature | None = None  # of the probabilities; None without them
 
     @property
     def confidence(self) -> np.ndarray:
@@ -99,9 +100,13 @@ def solve(
         paths: [Q], what to call them.
         classes: names.
         shown: whether to show progress.
+
+    Raises:
+        ConfigError: `eval.unknown_below` with a classifier that has no probabilities.
     """
     extractor = network.extractor(settings)
     classifier = classifier_of(settings)
+    _check_unknown(settings, classifier)
     rng = np.random.default_rng(settings.seed)
     copies, _ = episodes.support_copies(
         supports, np.repeat(np.arange(len(supports)), settings.support_copies), settings, rng
@@ -115,16 +120,35 @@ def solve(
     seen, asked = extract(supports, 'supports', copies[:, 0], copies[:, 1:]), extract(queries, 'images')
     labels = labels[copies[:, 0]]
     ways = len(classes)
-    coarse = None if asked.class_logits is None else feature_extraction.class_probabilities(asked.class_logits)
-    probabilities = None
+    probabilities, temperature = None, None
+    coarse_names = network.class_names if network.trained_on == 'coarse' and asked.class_logits is not None else ()
     if fewshot.CLASSIFIERS[classifier].has_probabilities:
-        probabilities = np.asarray(fewshot.probabilities(classifier, seen.features, labels, asked.features, ways=ways))
-        if settings.coarse_prior and coarse is not None:
-            of_supports = feature_extraction.class_probabilities(seen.class_logits)
-            prior = fewshot.coarse_prior(of_supports, labels, coarse, ways=ways)
+        scores = fewshot.class_scores(classifier, seen.features, labels, asked.features, ways=ways)
+        temperature = fewshot.temperature(classifier, seen.features, labels, copies[:, 0], ways=ways)
+        probabilities = fewshot.calibrated(scores, temperature.value)
+        if settings.coarse_prior and coarse_names:
+            prior = fewshot.coarse_prior(
+                fewshot.calibrated(seen.class_logits, 1.0),
+                labels,
+                fewshot.calibrated(asked.class_logits, 1.0),
+                ways=ways,
+            )
             probabilities = probabilities * np.asarray(prior)
             probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         predicted = probabilities.argmax(axis=1).astype(np.int32)
     else:
         predicted = np.asarray(fewshot.classify(classifier, seen.features, labels, asked.features, ways=ways))
-    return Answer(tuple(paths), classes, predicted, probabilities, network.class_names, coarse, settings.unknown_below)
+    coarse = fewshot.calibrated(asked.class_logits, 1.0) if coarse_names else None
+    return Answer(
+        tuple(paths), classes, predicted, probabilities, coarse_names, coarse, settings.unknown_below, temperature
+    )
+
+
+def _check_unknown(settings: Eval, classifier: str) -> None:
+    if settings.unknown_below and not fewshot.CLASSIFIERS[classifier].has_probabilities:
+        having = [name for name, row in fewshot.CLASSIFIERS.items() if row.has_probabilities]
+        raise ConfigError(
+            f'eval.unknown_below={settings.unknown_below:g} is a probability, and the classifier {classifier!r} gives '
+            f'none; set --config.eval.classifiers to one of {", ".join(having)}, for example '
+            f'--config.eval.classifiers="(\'{having[0]}\',)".'
+        )

@@ -9,16 +9,21 @@ from ancor_jax import fewshot, probes
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data.dataset import Dataset
 from ancor_jax.evaluation import episodes
-from ancor_jax.evaluation.feature_extraction import Extractor, Features, extract
+from ancor_jax.evaluation.feature_extraction import Extractor, Features, check_sizes, extract
 from ancor_jax.evaluation.results import Evaluation, Score
 
 
 def check(dataset: Dataset, config: Config) -> None:
     """Refuses what cannot be evaluated, before any work.
 
+    Without fine labels of the test images there are no episodes, and only probes of the coarse classes.
+
     Raises:
         ConfigError: see `episodes.check_episodes`; or a probe that these data or this method have no labels for.
     """
+    if not dataset.test.has_fine:
+        check_sizes(dataset.test, config.eval)
+        return
     episodes.check_episodes(dataset, config.eval)
     for probe in config.eval.probes:
         if probes.PROBES[probe].learns:
@@ -32,9 +37,16 @@ def check(dataset: Dataset, config: Config) -> None:
 
 
 def evaluate(
-    extractor: Extractor, variables: Any, dataset: Dataset, config: Config, *, trained_on: str, shown: bool = False
+    extractor: Extractor,
+    variables: Any,
+    dataset: Dataset,
+    config: Config,
+    *,
+    trained_on: str,
+    class_names: Sequence[str] = (),
+    shown: bool = False,
 ) -> Evaluation:
-    """Few-shot results and probes of one network.
+    """Few-shot results and probes of one network; without fine labels of the test images, probes of coarse classes.
 
     Args:
         extractor: see `feature_extraction.make_extractor`.
@@ -42,9 +54,17 @@ def evaluate(
         dataset: its test images are evaluated; its training images serve the probes that learn.
         config: of the evaluation: `config.eval`.
         trained_on: 'coarse' or 'fine', what the network's class logits are of.
+        class_names: of the network's class logits; empty where they are those of the data set.
         shown: whether to show progress.
     """
     settings = config.eval
+    coarse_of_logit = _coarse_of_logit(dataset, trained_on, class_names)
+    if not dataset.test.has_fine:
+        test = extract(extractor, variables, dataset.test, settings, name='test features', shown=shown)
+        names = [name for name, probe in probes.PROBES.items() if not probe.needs_fine]
+        return Evaluation(
+            [], [score for name in names for score in _scores(name, dataset, None, test, coarse_of_logit)]
+        )
     drawn = episodes.draw(dataset.test, settings)
     described = episodes.extract_features(extractor, variables, dataset.test, settings, drawn, shown=shown)
     results = episodes.solve(drawn, described, settings, shown=shown)
@@ -52,18 +72,33 @@ def evaluate(
     if any(probes.PROBES[probe].learns for probe in settings.probes):
         training = extract(extractor, variables, dataset.train, settings, name='training features', shown=shown)
     scores = [
-        score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, trained_on)
+        score
+        for probe in settings.probes
+        for score in _scores(probe, dataset, training, described.queries, coarse_of_logit)
     ]
     return Evaluation(results, scores)
 
 
-def _scores(name: str, dataset: Dataset, training: Features | None, test: Features, trained_on: str) -> Iterator[Score]:
+def _coarse_of_logit(dataset: Dataset, trained_on: str, class_names: Sequence[str]) -> np.ndarray:
+    """The coarse class of the data set that each class of the network is, by name; −1 for none: int [C]."""
+    names, coarse = dataset.coarse_names, np.arange(len(dataset.coarse_names))
+    if trained_on == 'fine':
+        names, coarse = dataset.fine_names, dataset.coarse_of_fine
+    if not set(class_names) & set(names):
+        return coarse
+    place = {name: index for index, name in enumerate(names)}
+    return np.asarray([coarse[place[name]] if name in place else -1 for name in class_names])
+
+
+def _scores(
+    name: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_logit: np.ndarray
+) -> Iterator[Score]:
     inputs = probes.Inputs(
         features=test.features,
         fine=dataset.test.fine,
         coarse=dataset.test.coarse,
         class_logits=test.class_logits,
-        coarse_of_logit=dataset.coarse_of_fine if trained_on == 'fine' else np.arange(len(dataset.coarse_names)),
+        coarse_of_logit=coarse_of_logit,
         num_fine=len(dataset.fine_names),
         training_features=None if training is None else training.features,
         training_fine=dataset.train.fine,
@@ -72,14 +107,19 @@ def _scores(name: str, dataset: Dataset, training: Features | None, test: Featur
         if isinstance(measure.values, float):
             yield Score(name, measure.name, 100 * measure.values, None)
         else:
-            yield _over_images(name, measure.name, measure.values)
+            yield from _over_images(name, measure.name, measure.values)
 
 
-def _over_images(probe: str, measure: str, values: np.ndarray) -> Score:
-    """The mean over images; those for which the measure does not exist are NaN and do not count."""
+def _over_images(probe: str, measure: str, values: np.ndarray) -> Iterator[Score]:
+    """The mean over images; those for which the measure does not exist are NaN and do not count.
+
+    Nothing where it exists for fewer than two images, which have no interval.
+    """
     counted = np.asarray(values, np.float64)
-    mean, interval = fewshot.mean_and_interval(counted[~np.isnan(counted)])
-    return Score(probe, measure, 100 * mean, 100 * interval)
+    counted = counted[~np.isnan(counted)]
+    if len(counted) > 1:
+        mean, interval = fewshot.mean_and_interval(counted)
+        yield Score(probe, measure, 100 * mean, 100 * interval)
 
 
 def evaluate_joined(

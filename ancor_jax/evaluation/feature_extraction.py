@@ -199,13 +199,6 @@ def _batch(
     return (extractor.of_images if variants is None else extractor.of_variants)(variables, *placed)
 
 
-def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
-    """Softmax of float32 [n, C]."""
-    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:
     """Images as the network sees them, before normalisation, made on the host: uint8 [n, H, W, 3].
 

@@ -13,6 +13,11 @@ from ancor_jax.fewshot import CLASSIFIERS
 from ancor_jax.probes import PROBES
 from ancor_jax.runtime import atomic
 
+NO_EPISODES = (
+    'There are no few-shot episodes: they need test images with fine labels, and these have none; add them as '
+    'val/COARSE/FINE/ folders, or in the manifest.'
+)
+
 
 class Result(NamedTuple):
     """One row of the table."""
@@ -104,8 +109,11 @@ def report(
     evaluation: Evaluation, heading: str, config: Config, path: pathlib.Path, *, step: int, seconds: float
 ) -> None:
     """Prints the tables under a heading and writes everything to `path`."""
-    episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
-    print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
+    if evaluation.results:
+        episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
+        print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
+    else:
+        print(f'\n{heading}\n\n{NO_EPISODES}\n')
     if evaluation.scores:
         print(f'{probe_table(evaluation.scores)}\n')
     atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))

@@ -71,6 +71,15 @@ def logistic_regression(
         tolerance: stop at this norm of the gradient in the scaled coordinates. The objective is then about
             tolerance^2 / 2 above its minimum, whatever the features' scale.
         max_steps: stop there in any case.
+
+    Features that are all the same leave the class frequencies, which balanced weights make equal:
+
+    >>> x, y = jnp.zeros((3, 2)), jnp.array([0, 0, 1])
+    >>> for balanced in (False, True):
+    ...     fit = logistic_regression(x, y, jnp.ones(3, bool), ways=2, balanced=balanced)
+    ...     print([f'{probability:.2f}' for probability in jax.nn.softmax(fit.intercept)])
+    ['0.67', '0.33']
+    ['0.50', '0.50']
     """
     counted = mask.astype(features.dtype)
     num = jnp.maximum(counted.sum(), 1)
@@ -104,7 +113,7 @@ def logistic_regression(
         u, v, logits, g_u, g_v, d_u, d_v, steps = state
         change = matmul(basis, d_u) + intercept_scale * d_v[None]  # of the logits, for a step of length one
         step = _step_length(
-            jax.nn.softmax(logits + absent[None]),
+            counted[:, None] * jax.nn.softmax(logits + absent[None]),
             change,
             weight,
             slope=jnp.vdot(g_u, d_u) + jnp.vdot(g_v, d_v),
@@ -144,13 +153,14 @@ def _step_length(
     `slope` is the objective's derivative at zero, `curvature` that of the penalty. The other step minimises a
     parabola that lies above the objective, as a softmax has curvature 1/2 at most, so it always descends.
     """
-    # Supports of weight zero do not count.
+    # Rows of zeros are supports that do not count.
+    row = probabilities.sum(axis=1)
     mean = (probabilities * change).sum(axis=1)
-    second = (weight[:, None] * probabilities * jnp.square(change)).sum() - (weight * jnp.square(mean)).sum()
-    newton = -slope / (curvature + second)
+    square = (weight[:, None] * probabilities * jnp.square(change)).sum()
+    newton = -slope / (curvature + square - (weight * jnp.square(mean)).sum())
     # The rise beyond the tangent, log sum p exp(t (change - mean)), has no cancellation of large terms.
     spread = change - mean[:, None]
     expected = (probabilities * jnp.exp(newton * spread)).sum(axis=1)
-    rise = (weight * jnp.log(expected)).sum() + newton * slope + jnp.square(newton) * curvature / 2
+    rise = (weight * jnp.log(expected + (1 - row))).sum() + newton * slope + jnp.square(newton) * curvature / 2
     bounded = -slope / (curvature + (weight[:, None] * jnp.square(change)).sum() / 2)
     return jnp.where(rise <= slack, newton, bounded)

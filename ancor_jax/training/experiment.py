@@ -142,13 +142,13 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
             f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '
             'choose another method.'
         )
-    if dataset.test.has_fine:
-        evaluate.check(dataset, config)
-    elif config.eval.checkpoint == checkpoint.BEST:
+    if config.eval.checkpoint == checkpoint.BEST and not dataset.test.has_fine:
         raise ConfigError(
             f"eval.checkpoint='best' needs few-shot validation, and {dataset.name} has no test images with fine "
             "labels; use 'latest'."
         )
+    if len(dataset.test):
+        evaluate.check(dataset, config)
     _check_sizes(config, dataset, devices)
     pretrained = trained_model.pretrained_backbone(config) if config.model.init else None
     settings = config.eval

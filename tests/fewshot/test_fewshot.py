@@ -1,5 +1,8 @@
 """Episodes against their definition; classifiers against the reference's outputs and scikit-learn."""
 
+import doctest
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from ancor_jax import fewshot
-from ancor_jax.fewshot import classifiers, logistic
+from ancor_jax.fewshot import calibration, classifiers, logistic
 from tests import golden
 
 # One episode, for the tests that look at the solution itself.
@@ -131,7 +134,7 @@ def test_every_class_and_image_gets_its_turn() -> None:
         ({'fine_labels': np.zeros((3, 2), int)}, 'give a non-empty'),
         ({'protocol': 'intra', 'coarse_labels': None}, 'give coarse_labels'),
         ({'protocol': 'intra', 'coarse_labels': np.zeros(5, int)}, 'align them'),
-        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'lies in 7 coarse classes'),
+        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'is in 7 coarse classes'),
         ({'protocol': 'intra', 'coarse_labels': split(0)[0]}, 'no coarse class has two fine classes'),
     ],
 )
@@ -316,7 +319,64 @@ def test_knn_is_scikit_learns(supports: int) -> None:
     np.testing.assert_array_equal(expected[:3], labels[:3])
 
 
+# Calibration
+
+
+def test_held_out_scores_are_those_of_a_classifier_without_the_image() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=6, queries=1, dim=12)
+    images = np.arange(18) // 2  # two copies of each
+    found = fewshot.held_out_scores('lr_balanced', support, labels, images, ways=3)
+    for image in (0, 4, 8):
+        out = images == image
+        expected = fewshot.class_scores('lr_balanced', support[~out], labels[~out], support[out], ways=3)
+        np.testing.assert_allclose(found[out], expected, atol=1e-4)
+
+
+def test_many_supports_are_left_out_in_parts_that_leave_some_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, 'MOST_FOLDS', 4)
+    labels = np.array([0] * 2 + [1] * 20).repeat(3)
+    images = np.arange(22).repeat(3)
+    fold = calibration._folds(labels, images)
+    assert fold.max() < 4
+    for part in range(fold.max() + 1):
+        assert set(labels[fold != part]) == {0, 1}
+    for image in range(22):
+        assert len(set(fold[images == image])) == 1
+
+
+def test_the_fitted_temperature_is_the_one_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 4, (4000, 3))
+    for true in (0.5, 1.0, 3.0):
+        noise = rng.gumbel(size=scores.shape)
+        labels = (scores / true + noise).argmax(axis=1)
+        fitted = fewshot.fit_temperature(scores, labels, default=1.0, weight=4000)
+        assert fitted == pytest.approx(true, rel=0.15)
+        before, after = (
+            fewshot.expected_calibration_error(fewshot.calibrated(scores, value), labels) for value in (10.0, fitted)
+        )
+        assert after < 0.03 < before
+    # A few scores, all right, do not make the temperature vanish.
+    assert fewshot.fit_temperature(np.eye(3), np.arange(3), default=0.5, weight=3) > 0.05
+
+
+def test_one_image_of_a_class_leaves_the_default_temperature() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=4, queries=1, dim=12)
+    images = np.where(labels == 2, 8, np.arange(12))  # four copies of the one image of the last class
+    found = fewshot.temperature('lr_balanced', support, labels, images, ways=3)
+    assert found == (fewshot.CLASSIFIERS['lr_balanced'].temperature, 0)
+
+
 # Properties
+
+
+@pytest.mark.parametrize(
+    'module', ['calibration', 'classifiers', 'ensembling', 'logistic', 'priors', 'sampling', 'statistics']
+)
+def test_the_examples_of_docstrings_give_what_they_say(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f'ancor_jax.fewshot.{module}'))
+    assert found.attempted > 0
+    assert not found.failed
 
 
 @settings(deadline=None, max_examples=8)
@@ -352,7 +412,7 @@ def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: 
     table[place[:125]], table[place[125:]] = support.reshape(125, -1), query.reshape(375, -1)
     rows = fewshot.Rows(table, place[:125].reshape(5, 25)), fewshot.Rows(table, place[125:].reshape(5, 75))
     np.testing.assert_array_equal(fewshot.classify(method, rows[0], labels, rows[1], ways=5), batch)
-    with pytest.raises(ValueError, match='rows 0 ... 500 are asked for, and the table has 500'):
+    with pytest.raises(ValueError, match='rows run from 0 to 500, and the table has 500'):
         fewshot.classify(method, rows[0]._replace(rows=np.array([[0, 500]])), labels[:1], rows[1], ways=5)
 
 

@@ -74,9 +74,9 @@ def test_a_folder_with_coarse_labels_alone_is_trained_on(tmp_path, capsys):
         'train__batch_size': 16, 'train__epochs': 1,
     }  # fmt: skip
     assert train.train(small(**changes), tmp_path / 'run') == results.Evaluation([], [])
-    assert 'no few-shot evaluation' in capsys.readouterr().out
+    assert 'No test images, so no evaluation' in capsys.readouterr().out
     assert restored(small(**changes), tmp_path / 'run').step == 5
-    with pytest.raises(ConfigError, match='no test images with fine labels'):
+    with pytest.raises(ConfigError, match='no test images, and evaluation is of images'):
         evaluate.evaluate_run(small(**changes), tmp_path / 'run')
     (written,) = embed.embed(small(eval__resize=16, eval__crop=16, **changes), tmp_path / 'run')
     with np.load(written) as archive:
