@@ -1,17 +1,17 @@
-"""Checks and measures a lent accelerator within ten minutes: contrast, ResNet-50's step, CIFAR-100 from start to end.
+"""Checks and measures an accelerator within ten minutes: contrast, ResNet-50's step, CIFAR-100 from start to end.
 
     python -m benchmarks.accelerator --sheets DIRECTORY          or --arrays FILE.npz, --tfds DIRECTORY
-    ... --quick                                                  the same in small, to try it on a CPU
+    ... --quick                                                  a small version, to test it on a CPU
 
-Needs jax, flax, optax, orbax (Pillow for --sheets); with PyTorch installed its columns are filled. Parts run one after
-the other in processes of their own, each within its share of --minutes:
+Requires jax, flax, optax, orbax (Pillow for --sheets). PyTorch is optional and fills its own columns. The parts run
+one after the other in separate processes, each within its share of --minutes:
 
-    contrast      against the reference's formula, values and time (benchmarks.contrast)
-    step          ResNet-50 at 224 × 224 in bfloat16, made-up views, beside PyTorch (benchmarks.train_step)
-    cifar100      200 epochs and the evaluation (experiments.cifar100_full); called again it goes on from its checkpoint
+    contrast      compared with the reference formula, values and time (benchmarks.contrast)
+    step          ResNet-50 at 224 × 224 in bfloat16, synthetic views, compared with PyTorch (benchmarks.train_step)
+    cifar100      200 epochs and the evaluation (experiments.cifar100_full); a later call resumes from its checkpoint
 
-A part that fails or runs out of time is told and the next one begins; the exit code says whether all were complete.
-Tables, the JSON of the last part and every log go to --out.
+If a part fails or runs out of time, the program prints this and starts the next part. The exit code is 0 if all parts
+are complete. Tables, the JSON of the last part and all logs are written to --out.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def parts(args: argparse.Namespace) -> list[tuple[str, float, list[str]]]:
-    """Name, share of the time at most, and command line of each part."""
+    """Name, maximal share of the time, and command line of each part."""
     out = args.out.resolve()
     name, source = next((name, getattr(args, name)) for name in ('sheets', 'arrays', 'tfds') if getattr(args, name))
     contrast = ['--classes', '17', '--sizes', '256' if args.quick else '65536', '--rounds', '5', '--layouts']
@@ -58,7 +58,7 @@ def main() -> None:
     environment = os.environ | {
         'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
         'PYTHONUNBUFFERED': '1',
-        # What one part, or an earlier call, has compiled need not be compiled again.
+        # Programs that another part or an earlier call has compiled are not compiled again.
         'JAX_COMPILATION_CACHE_DIR': str(args.out.resolve() / 'compiled'),
     }
     end = time.monotonic() + args.minutes * 60
@@ -78,9 +78,9 @@ def main() -> None:
 
 
 def run(command: list[str], environment: dict[str, str], limit: float, log: pathlib.Path) -> str:
-    """Runs a part, shows and keeps what it prints; says how it ended."""
+    """Runs a part, prints and stores its output, and returns how it ended."""
     if limit < 1:
-        return 'not begun, no time is left,'
+        return 'not started, no time is left,'
     with log.open('w', encoding='utf-8') as written:
         process = subprocess.Popen(
             ['timeout', '--signal=INT', '--kill-after=10', f'{limit:.0f}', *command],

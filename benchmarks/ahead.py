@@ -1,15 +1,15 @@
-"""What XLA makes of the contrast and of the whole step for a chip that is not there: compiled ahead of time, not run.
+"""Compiles the contrast and the train step ahead of time for a chip that is not present, without running them.
 
     python -m benchmarks.ahead --chip h100                         needs pip install "jax[cuda13]", no GPU
     python -m benchmarks.ahead --chip v5e:2x2                      needs pip install "jax[tpu]", no TPU
-    python -m benchmarks.ahead --chip h100 --steps resnet12        the whole step too
+    python -m benchmarks.ahead --chip h100 --steps resnet12        also the train step
     python -m benchmarks.ahead --chip h100 --out benchmarks/ahead_h100.md
 
-Counts, not times: how many kernels a GPU would launch for one forward and backward pass of the class contrast, or how
-many cycles the TPU compiler expects it to take (on one of the chips, the queue split over them), and the temporary
-memory, for each layout of the work in ancor_jax/losses/streaming.py.
-A program that does not compile or does not fit the chip
-shows here. Layouts are chosen by this where no such chip could be measured on; benchmarks/contrast.py measures.
+The results are counts, not times. For each layout in ancor_jax/losses/streaming.py, they are the number of kernels that
+a GPU would launch for one forward and backward pass of the class contrast, or the number of cycles that the TPU
+compiler estimates (on one of the chips, with the queue split over them), and the temporary memory. The benchmark also
+detects a program that does not compile or does not fit the chip. The layouts for chips that we could not measure are
+based on these counts; benchmarks/contrast.py measures times.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ['JAX_PLATFORMS'] = 'cpu'  # what is run at all, runs here
+os.environ['JAX_PLATFORMS'] = 'cpu'  # for everything that runs
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
@@ -53,16 +53,16 @@ gpu_device_info {
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 7 } runtime_version { major: 13 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-# What an instruction of a compiled program must be to become a kernel of its own.
+# Instructions of a compiled program that become separate kernels.
 KERNELS = {'fusion', 'custom-call', 'copy', 'reduce', 'sort', 'scatter', 'gather', 'dot', 'convolution', 'convert'}
 
 
 def chips(name: str) -> jax.sharding.Mesh:
-    """A mesh of chips that are not there."""
+    """A mesh of chips that are not present."""
     if name != 'h100':
         found = topologies.get_topology_desc(name, platform='tpu')
         return topologies.make_mesh(found, (len(found.devices),), (device_mesh.AXIS,))
-    # JAX resolves 'gpu' by the GPUs that are there (github.com/jax-ml/jax/issues/23971).
+    # JAX resolves 'gpu' by the available GPUs (github.com/jax-ml/jax/issues/23971).
     bridge: Any = importlib.import_module('jax._src.xla_bridge')
     resolve = bridge.canonicalize_platform
     bridge.canonicalize_platform = lambda platform: platform if platform in ('gpu', 'cuda') else resolve(platform)
@@ -132,7 +132,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def total(program: str, cost: Callable[[str, str], float]) -> float:
-    """The cost of all instructions, those of a loop as often as it goes round, of a condition its dearest branch."""
+    """The cost of all instructions: loop bodies times their trip count, conditionals by their most expensive branch."""
     found, entry = computations(program)
 
     def of(name: str) -> float:
@@ -190,7 +190,7 @@ def main() -> None:
         '',
         machine.where() + f' N = 256, D = 128, C = {args.classes}.',
         '',
-        f'| K | layout | {unit} | temporary MiB a chip |',
+        f'| K | layout | {unit} | temporary MiB per chip |',
         '|---|---|---|---|',
     ]
     print('\n'.join(lines), flush=True)
@@ -203,7 +203,7 @@ def main() -> None:
             lines.append(f'| {size:,} | {how} | {counted:,.0f} | {temporary:,.1f} |')
             print(lines[-1], flush=True)
     if args.steps:
-        head = ['', '| step | remat | state and inputs MiB a chip | temporary MiB a chip |', '|---|---|---|---|']
+        head = ['', '| step | remat | state and inputs MiB per chip | temporary MiB per chip |', '|---|---|---|---|']
         lines += head
         print('\n'.join(head), flush=True)
     for model in args.steps:

@@ -1,18 +1,19 @@
-"""The class contrast, forward and backward, beside the reference's formula in JAX and in PyTorch, in one run.
+"""The class contrast, forward and backward, compared with the reference formula in JAX and in PyTorch, in one run.
 
     python -m benchmarks.contrast                                                C = 17, 20, 30 and K = 4,096 to 65,536
     python -m benchmarks.contrast --classes 17 --sizes 4096 --rounds 30          one size
-    python -m benchmarks.contrast --layouts                                      ours in every layout, too
+    python -m benchmarks.contrast --layouts                                      also ours in every layout
     python -m benchmarks.contrast --out benchmarks/contrast.md                   also writes it
 
-The reference's formula projects the whole queue around its class weights in every step, multiplies every query with the
-keys of every class and masks out all but the query's own (`guybuk/ANCOR`). All sides get the same float32 arrays on one
-device, with random class mixes as real batches have them, and give the mean loss and its gradient by the queries. One
-more side is the nearest thing that JAX has ready: queries sorted by class and `jax.lax.ragged_dot`.
+In every step, the reference formula projects the complete queue around its class weights, multiplies every query with
+the keys of every class, and masks out the keys of other classes (`guybuk/ANCOR`). All implementations receive the same
+float32 arrays on one device, with random class mixes as in real batches, and return the mean loss and its gradient with
+respect to the queries. A further implementation uses the closest function of JAX: queries sorted by class and
+`jax.lax.ragged_dot`.
 
-Time is the median over rounds in which the sides take turns. Memory is what each needs beyond its inputs: XLA's own
-account of temporary buffers; for PyTorch on a GPU the allocator's peak, on CPU the growth of the process's peak
-resident set in a fresh process. Where PyTorch is not installed for the device its column says so.
+Time is the median over rounds; in a round, the implementations take turns. Memory is in addition to the inputs: the
+temporary buffers that XLA reports; for PyTorch, the peak of the allocator on a GPU, and on a CPU the growth of the peak
+resident set of a fresh process. If PyTorch is not installed for the device, its column states this.
 """
 
 import argparse
@@ -35,7 +36,7 @@ TEMPERATURE = 0.2
 
 
 class Problem(NamedTuple):
-    """Arrays on the host, as the loss functions take them."""
+    """Arrays on the host: the arguments of the loss functions."""
 
     query: np.ndarray
     key: np.ndarray
@@ -45,7 +46,7 @@ class Problem(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One implementation: a call does forward and backward and waits for it."""
+    """One implementation: a call computes the forward and backward pass and waits for the result."""
 
     call: Callable[[], Any]
     result: Callable[[Any], tuple[float, np.ndarray]]  # loss, gradient [N, D]
@@ -62,7 +63,7 @@ def problem(seed: int, n: int, classes: int, size: int, dim: int) -> Problem:
 def formula(
     query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, class_weights: jax.Array
 ) -> jax.Array:
-    """The reference's masked product over all classes, in JAX. [N] losses."""
+    """The masked product over all classes of the reference, in JAX. Returns losses [N]."""
     weight = class_weights[labels]
     query, key = (losses.angular_projection(x, weight) for x in (query, key))
     queue = losses.angular_projection(queue, class_weights[:, None])
@@ -75,7 +76,7 @@ def formula(
 def by_ragged_dot(
     query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, class_weights: jax.Array
 ) -> jax.Array:
-    """Queries sorted by class and multiplied with their own class's keys by `jax.lax.ragged_dot`. [N] losses."""
+    """Queries sorted by class, times the keys of their class by `jax.lax.ragged_dot`. Returns losses [N]."""
     order = jnp.argsort(labels)
     labels, weight = labels[order], class_weights[labels[order]]
     query, key = (losses.angular_projection(x[order], weight) for x in (query, key))
@@ -99,7 +100,7 @@ def jax_side(loss: Callable[..., jax.Array], arrays: Problem, queue_dtype: Any =
 
 
 def torch_call(arrays: Problem) -> tuple[Callable[[], Any], Any]:
-    """The reference's formula in PyTorch, on the GPU where it sees one: (call, torch)."""
+    """The reference formula in PyTorch, on a GPU if available: (call, torch)."""
     import torch
     from torch.nn import functional
 
@@ -130,7 +131,7 @@ def torch_call(arrays: Problem) -> tuple[Callable[[], Any], Any]:
 
 
 def torch_side(arrays: Problem) -> Side | None:
-    """None where PyTorch is not installed."""
+    """None if PyTorch is not installed."""
     if not machine.has_torch():
         return None
     call, torch = torch_call(arrays)
@@ -147,7 +148,7 @@ def torch_side(arrays: Problem) -> Side | None:
 
 
 def torch_growth(arrays: Problem) -> int:
-    """Bytes by which the resident set of this fresh process rises in a call; one on a small problem loads the code."""
+    """Growth of the resident set of this fresh process in a call, bytes; a call on a small problem loads the code."""
     torch_call(problem(0, 4, 2, 8, 4))[0]()
     call, _ = torch_call(arrays)
     return machine.growth(call)
@@ -196,7 +197,7 @@ def case(classes: int, size: int, n: int, dim: int, rounds: int) -> list[str]:
 
 
 def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
-    """The row of the second table: milliseconds and MiB of our code in each layout of `negatives.LAYOUTS`."""
+    """The row of the table of layouts: milliseconds and MiB of our code in each of `streaming.LAYOUTS`."""
     arrays = problem(0, n, classes, size, dim)
 
     def in_layout(layout: streaming.Layout) -> Callable[..., jax.Array]:
@@ -212,7 +213,7 @@ def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
 
 
 def rounding_case(cosine: float, size: int, n: int, dim: int) -> str:
-    """The row of the table of what storing the queue in bfloat16 changes, for embeddings that lie about a weight.
+    """The row of the table of bfloat16 queues: relative changes for embeddings around a class weight.
 
     Args:
         cosine: of each embedding to the weight of its class.
@@ -282,7 +283,7 @@ def main() -> None:
             rows += case(classes, size, args.samples, args.dim, args.rounds)
     layouts = []
     if args.layouts:
-        layouts = ['', 'Ours in the layouts of `ancor_jax.losses.streaming.LAYOUTS`:', '', LAYOUT_HEADER]
+        layouts = ['', 'Our contrast in the layouts of `ancor_jax.losses.streaming.LAYOUTS`:', '', LAYOUT_HEADER]
         layouts.append('|' + '---|' * (LAYOUT_HEADER.count('|') - 1))
         print(*layouts, sep='\n', flush=True)
         for classes in args.classes:
@@ -292,8 +293,9 @@ def main() -> None:
         rounding_case(cosine, size, args.samples, args.dim) for size in (512, 4096) for cosine in (0.0, 0.9, 0.99)
     ]
     notes = (
-        'MiB: beyond the inputs. Errors are relative to the formula in JAX (loss; largest entry of the gradient). Of\n'
-        'a bfloat16 queue they are those of the stored keys, rounded to 8 bits: all computation stays in float32.'
+        'MiB: in addition to the inputs. Errors are relative to the formula in JAX (loss; largest entry of the\n'
+        'gradient). With a bfloat16 queue, they result from rounding the stored keys to 8 significant bits. All\n'
+        'computation is in float32.'
     )
     text = '\n'.join(
         [
@@ -310,8 +312,8 @@ def main() -> None:
             '',
             notes,
             '',
-            'What a bfloat16 queue changes, relatively, the closer embeddings lie about the weight of their class:',
-            'there the projection makes small differences larger (C = 17).',
+            'Relative changes by a bfloat16 queue, for embeddings at different cosines to the weight of their class.',
+            'Close to the weight, the projection amplifies small differences (C = 17).',
             '',
             ROUNDING_HEADER,
             '|' + '---|' * 5,

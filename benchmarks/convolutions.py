@@ -1,12 +1,12 @@
-"""The convolutions of ResNet-12 one by one: this project's compiler options, XLA's defaults, PyTorch.
+"""Each convolution of ResNet-12: this project's compiler options, XLA's defaults, PyTorch.
 
     python -m benchmarks.convolutions                                         batches of 64 images of 32 × 32
     python -m benchmarks.convolutions --out benchmarks/convolutions.md        also writes the Markdown table
 
-It tells why a step takes as long as `benchmarks.train_step` says, and which options (ancor_jax/runtime/compiler.py)
-are worth
-having: GFLOP/s forward, of the gradient by the input and by the kernel, medians over rounds in which the sides take
-turns. Below, the sum over a batch-norm's input, which the options are about as well, in ms.
+The results explain the times of `benchmarks.train_step` and the choice of options in ancor_jax/runtime/compiler.py. The
+cells are GFLOP/s of the forward pass and of the gradients with respect to the input and the kernel: medians over
+rounds, in which the implementations take turns. Below the table is the time of the mean over a batch, in ms, as in
+batch norm; the options affect it as well.
 """
 
 import argparse
@@ -98,7 +98,8 @@ def main() -> None:
         f'    python -m benchmarks.convolutions {machine.options()}',
         '',
         machine.where(),
-        f'Batches of {args.batch}, float32, medians of {args.rounds} rounds. Ours: XLA with {ours or "its defaults"}.',
+        f'GFLOP/s; batches of {args.batch}, float32, medians of {args.rounds} rounds.',
+        f'Ours: XLA with {ours or "its defaults"}.',
         '',
         '| layer | ' + ' | '.join(f'{part}: {name}' for part in PASSES for name in names) + ' |',
         '|---|' + '---|' * (len(PASSES) * len(names)),
@@ -128,10 +129,10 @@ def main() -> None:
             calls_of = {name: xla(lambda x: x.mean((0, 1, 2)), options, upstream) for name, options in ways.items()}
             seconds = medians(calls_of, args.rounds)
             sums[shape] = ', '.join(f'{name} {value * 1e3:.2f}' for name, value in seconds.items())
-    told = ', '.join(f'{name} {seconds * 1e3:,.0f} ms' for name, seconds in total.items())
-    lines += ['', f'All of them once: {told}.', '']
+    times_of_all = ', '.join(f'{name} {seconds * 1e3:,.0f} ms' for name, seconds in total.items())
+    lines += ['', f'Sum of the times of all cells: {times_of_all}.', '']
     lines += [
-        'Means over a batch, ms (neither: no YNNPACK at all):',
+        'Mean over a batch, ms (neither: without YNNPACK):',
         '',
         *(f'- {shape}: {times}' for shape, times in sums.items()),
         '',

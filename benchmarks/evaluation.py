@@ -1,16 +1,17 @@
-"""Few-shot evaluation: this code against the reference's way, in one run; Markdown tables.
+"""Few-shot evaluation: this code and the procedure of the reference implementation, in one run; Markdown tables.
 
-    python -m benchmarks.evaluation                 logistic regression on given features, ours and scikit-learn's loop
-    python -m benchmarks.evaluation --whole         besides, all of an evaluation of CIFAR-100's test set
-    python -m benchmarks.evaluation --whole --dir DIR       on its real images, from a TFDS directory
+    python -m benchmarks.evaluation                 logistic regression on given features, and scikit-learn's
+    python -m benchmarks.evaluation --whole         also a full evaluation of CIFAR-100's test set
+    python -m benchmarks.evaluation --whole --dir DIR       on the real images, from a TFDS directory
 
-Logistic regression: published episodes (1 shot in 5 copies, 15 queries a class) on unit features of made-up classes.
-Both sides start from the features of all images and of all support copies. Ours is compiled before the clock starts.
+Logistic regression: published episodes (1 shot in 5 copies, 15 queries per class) on unit features of synthetic
+classes. Both implementations start from the features of all images and of all support copies. The time of compilation
+is not included.
 
-The whole: features of 10,000 images of 32 × 32 pixels by a ResNet-12 of full width, then 1,000 episodes each of 5-way,
-all-way (100) and intra-class, with logistic regression. The reference pushes the images of every episode through the
-network anew; beside our whole time stands what that alone would take: the images of those episodes over the images a
-second that the same network does here in batches of one episode. Its classifiers come on top.
+Full evaluation: features of 10,000 images of 32 × 32 pixels by a ResNet-12 of full width, then 1,000 episodes each of
+5-way, all-way (100) and intra-class, with logistic regression. The reference passes the images of every episode through
+the network again. Its time in the table is a lower bound: the images of those episodes, divided by the images per
+second of the same network in batches of one episode, without the time of the classifiers.
 """
 
 import argparse
@@ -44,7 +45,7 @@ CASES = (
 class Case(NamedTuple):
     """Episodes on given features."""
 
-    supports: np.ndarray  # [COPIES * N, d]: the copies of image i lie at COPIES * i ...
+    supports: np.ndarray  # [COPIES * N, d]: the copies of image i start at row COPIES * i
     queries: np.ndarray  # [N, d]
     support_rows: np.ndarray  # [E, S]
     query_rows: np.ndarray  # [E, Q]
@@ -52,7 +53,7 @@ class Case(NamedTuple):
 
 
 def draw(seed: int, protocol: str, count: int, classes: int, dim: int) -> Case:
-    """Features of classes that a classifier tells apart in part, and the episodes on them."""
+    """Features of partly separable classes, and the episodes on them."""
     rng = np.random.default_rng(seed)
     fine = np.repeat(np.arange(classes), IMAGES_A_CLASS)
     centres = rng.normal(size=(1, dim)) + 0.35 * rng.normal(size=(classes, dim))
@@ -79,7 +80,7 @@ def ours(case: Case) -> np.ndarray:
 
 
 def sklearn_loop(case: Case) -> np.ndarray:
-    """The reference's loop, with scikit-learn's default tolerance."""
+    """The loop of the reference, with the default tolerance of scikit-learn."""
     from sklearn.linear_model import LogisticRegression
 
     labels = np.arange(case.ways).repeat(COPIES)
@@ -120,7 +121,7 @@ def logistic_regression(repeats: int, share: float) -> None:
 
 
 def whole(directory: str, episodes_of_each: int) -> None:
-    """Prints the table of a whole evaluation."""
+    """Prints the table of a full evaluation."""
     config = cifar100_coarse.experiment('full')
     config.eval.episodes = episodes_of_each
     dataset = _cifar100(config, directory)
@@ -145,8 +146,9 @@ def whole(directory: str, episodes_of_each: int) -> None:
     rate = _episode_images_a_second(model, variables, config, dataset)
     print(f'\n| evaluation of {len(dataset.test):,} images | images through the network | minutes |\n|---|---|---|')
     ours_pushed = len(dataset.test) + int((~drawn.plain).sum())
-    print(f'| ours, all of it | {ours_pushed:,} | {spent / 60:.2f} |')
-    print(f"| the reference's way, network alone, at {rate:,.0f} images/s | {pushed:,} | {pushed / rate / 60:.1f} |")
+    print(f'| ours, in total | {ours_pushed:,} | {spent / 60:.2f} |')
+    reference = f'the reference implementation, network alone, at {rate:,.0f} images/s'
+    print(f'| {reference} | {pushed:,} | {pushed / rate / 60:.1f} |')
     print(f'\nratio {pushed / rate / spent:.0f}; {settings.episodes:,} episodes of each protocol')
     for result in results:
         print(f'{results.title(result)}: {result.accuracy:.2f} ± {result.interval:.2f} % (untrained network)')
@@ -164,7 +166,7 @@ def _cifar100(config: Config, directory: str) -> Dataset:
 
 
 def _episode_images_a_second(model: models.Network, variables: object, config: Config, dataset: Dataset) -> float:
-    """Of the network alone, on the 2,000 images of an all-way episode at a time, as the reference pushes them."""
+    """Of the network alone, in batches of the 2,000 images of an all-way episode, as in the reference."""
 
     @jax.jit
     def features(variables: object, images: jax.Array) -> jax.Array:
@@ -182,11 +184,11 @@ def _episode_images_a_second(model: models.Network, variables: object, config: C
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--repeats', type=int, default=3, help='runs that the medians are over (default 3)')
-    parser.add_argument('--share', type=float, default=1.0, help='of the episodes of logistic regression (default 1)')
-    parser.add_argument('--whole', action='store_true', help="besides, a whole evaluation of CIFAR-100's test set")
-    parser.add_argument('--dir', default='', help='where CIFAR-100 lies for TFDS; images of noise without it')
-    parser.add_argument('--episodes', type=int, default=1000, help='of each protocol of the whole (default 1000)')
+    parser.add_argument('--repeats', type=int, default=3, help='runs, of which the table shows the median (default 3)')
+    parser.add_argument('--share', type=float, default=1.0, help='fraction of the logistic regression episodes (default 1)')
+    parser.add_argument('--whole', action='store_true', help="also a full evaluation of CIFAR-100's test set")
+    parser.add_argument('--dir', default='', help='TFDS directory with CIFAR-100; noise images by default')
+    parser.add_argument('--episodes', type=int, default=1000, help='per protocol of the full evaluation (default 1000)')
     arguments = parser.parse_args()
     print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}, {time.strftime("%Y-%m-%d")}\n')
     logistic_regression(arguments.repeats, arguments.share)

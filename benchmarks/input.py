@@ -1,21 +1,21 @@
-"""The host's input pipeline against the reference's way, on the same files in one run: images/s for each core.
+"""The host's input pipeline and that of the reference implementation, on the same files in one run: images/s per core.
 
     python -m benchmarks.input --dir ROOT                        the images below ROOT/train, or below ROOT
-    python -m benchmarks.input --dir ROOT --seconds 3 --repeats 1          a quick look
+    python -m benchmarks.input --dir ROOT --seconds 3 --repeats 1          a quick check
 
 Both make two MoCo-v2 views of real files: random resized crop of 0.2-1 of the area to 224, colour jitter (0.4, 0.4,
-0.4, 0.1) with probability 0.8, grey 0.2, Gaussian blur of sigma 0.1-2 with probability 0.5, flip 0.5, normalisation;
-both are counted to the batch that the training step receives, in the device's memory.
+0.4, 0.1) with probability 0.8, grey 0.2, Gaussian blur of sigma 0.1-2 with probability 0.5, flip 0.5, normalisation.
+Both measurements end with the batch in the memory of the device, as the training step receives it.
 
-- ours: `ancor_jax.data.pipeline` in threads of one process. It reads, decodes, crops and resizes; the device does the
-  rest inside the step (`random_views.finish_two_views`), which is measured beside it. "From its cache": the same from a
-  cache of decoded images whose shorter side is 256, as data.cache keeps them for repeated epochs.
-- Pillow: what `guybuk/ANCOR` has torchvision do, call for call, in worker processes that write whole float32 batches
-  into shared memory, as PyTorch's DataLoader does. Each image is decoded once for both views there too. Torch itself
-  is not needed; what it costs beyond the calls here (its random numbers, one more copy) is left out in its favour.
+- ours: `ancor_jax.data.input_pipeline` in threads of one process. It reads, decodes, crops and resizes. The device does
+  the rest inside the step (`random_views.finish_two_views`), which is measured separately. "From cache": the same from
+  a cache of decoded images whose shorter side is 256, as `data.cache` stores them for later epochs.
+- Pillow: the Pillow calls that torchvision makes for `guybuk/ANCOR`, in worker processes that write float32 batches
+  into shared memory, as PyTorch's DataLoader does. Each image is also decoded once for both views. PyTorch is not
+  required; its additional costs (random numbers, one more copy) are not included, in its favour.
 
-Each measurement is a process of its own, bound to as many cores as it has threads or workers; the files are read once
-beforehand. Medians over the repeats, which alternate between the two. Prints Markdown.
+Each measurement is a separate process, bound to as many cores as it has threads or workers; the files are read once
+before. Medians are over the repeats, which alternate between the two. Prints Markdown.
 """
 
 import argparse
@@ -58,7 +58,7 @@ BLUR, SIGMA = 0.5, (0.1, 2.0)
 MEAN, STD = (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)
 STAGES = ('read', 'decode', 'crop and resize x2', 'colours, grey, blur, flip x2', 'to float x2', 'batch', 'transfer')
 WARM_BATCHES = 3
-AHEAD = 2  # batches a worker has in hand, DataLoader's prefetch_factor
+AHEAD = 2  # batches in flight per worker, DataLoader's prefetch_factor
 PATIENCE = 300  # seconds to wait for a worker
 TRIED_FIRST = 8  # images, before the stages are timed
 
@@ -79,11 +79,11 @@ class Stopwatch:
         self._last = now
 
 
-# --- the reference's way ------------------------------------------------------------------------------------
+# --- the reference implementation ---------------------------------------------------------------------------
 
 
 def pillow_views(path: str, draw: random.Random, watch: Stopwatch) -> list[np.ndarray]:
-    """Two views float32 [3, SIZE, SIZE] of a file, by the calls that torchvision makes for Pillow images."""
+    """Two views float32 [3, SIZE, SIZE] of a file, by the Pillow calls of torchvision."""
     content = pathlib.Path(path).read_bytes()
     watch.lap('read')
     image = Image.open(io.BytesIO(content)).convert('RGB')
@@ -142,7 +142,7 @@ def _pillow_jitter(view: Any, draw: random.Random) -> Any:
 
 
 def _pillow_worker(number: int, paths: list[str], shape: tuple[int, ...], block: Any, tasks: Any, done: Any) -> None:
-    """Makes batches until it is given None, then tells its peak memory."""
+    """Makes batches until it receives None, then sends its peak memory."""
     draw = random.Random(number)
     slots = np.frombuffer(block, np.float32).reshape(shape)
     while (task := tasks.get()) is not None:
@@ -155,7 +155,7 @@ def _pillow_worker(number: int, paths: list[str], shape: tuple[int, ...], block:
 
 
 class _Peak(int):
-    """The last word of a worker."""
+    """The last message of a worker: its peak memory in bytes."""
 
 
 def _pillow_rate(paths: list[str], batch: int, seconds: float, workers: int) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _rate_of_split(split: 'Split', batch: int, seconds: float, threads: int) -> 
         last_step=10**6,
         threads=threads,
     )
-    put = functools.partial(jax.device_put, may_alias=False)  # a copy on CPU too, as there is one to any other device
+    put = functools.partial(jax.device_put, may_alias=False)  # a copy on a CPU too, as to any other device
     rate = _rate(map(jax.block_until_ready, input_pipeline.prefetch(crops, put)), batch, seconds)
     return {'rate': rate, 'peak': _peak_bytes()}
 
@@ -294,7 +294,7 @@ def _our_stages(paths: list[str], batch: int) -> dict[str, float]:
             watch.start()
             jax.block_until_ready(finish(key, *placed, place, recipe=recipe))
             watch.lap('finish')
-    watch.seconds['finish'] *= len(paths) / (len(paths) // batch * batch)  # of whole batches alone
+    watch.seconds['finish'] *= len(paths) / (len(paths) // batch * batch)  # only of full batches
     return watch.seconds
 
 
@@ -400,9 +400,14 @@ def _report(
         if '(cpu)' in device:
             both = 1 / (1 / median('ours', 1, 'rate') + finish / 1000)
             lines[-1] += (
-                f' Here the device is the same core: {both:.1f} images/s/core with it, '
+                f' Here the device is the same core. With this work, ours reaches {both:.1f} images/s/core, '
                 f'{both / median("pillow", 1, "rate"):.2f} times Pillow.'
             )
+    lines += [
+        '',
+        'Pillow: the Pillow calls of torchvision, without PyTorch. From cache: `data.cache` with a shorter side of 256',
+        'pixels, after it is written.',
+    ]
     return '\n'.join(lines)
 
 
@@ -414,7 +419,7 @@ def main() -> None:
     parser.add_argument('--cores', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--seconds', type=float, default=15.0, help='of each measurement, after its start')
-    parser.add_argument('--measure', choices=WAYS, help=argparse.SUPPRESS)  # one measurement, in a process of its own
+    parser.add_argument('--measure', choices=WAYS, help=argparse.SUPPRESS)  # one measurement, in a separate process
     arguments = parser.parse_args()
 
     paths = _find(arguments.dir, arguments.images)
@@ -425,7 +430,7 @@ def main() -> None:
         return
     available = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     if max(arguments.cores) > available:
-        raise SystemExit(f'error: there are {available} cores for --cores {max(arguments.cores)}; lower it.')
+        raise SystemExit(f'error: --cores {max(arguments.cores)} exceeds the {available} available cores; lower it.')
     for path in paths:
         pathlib.Path(path).read_bytes()
     results: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they run, how long calls take by turns, and how much memory one takes."""
+"""Shared functions of the benchmarks: the description of the machine, the time of calls, the memory of a call."""
 
 import datetime
 import importlib.util
@@ -28,7 +28,7 @@ def has_torch() -> bool:
 
 
 def where() -> str:
-    """Date, machine and versions, a line."""
+    """Date, machine and versions, in one line."""
     import jax
 
     device = jax.devices()[0]
@@ -42,12 +42,12 @@ def where() -> str:
 
 
 def options() -> str:
-    """What this command was called with, to be written above its table."""
+    """The arguments of this command, for the line above its table."""
     return shlex.join(sys.argv[1:])
 
 
 def processor() -> str:
-    """The CPU's name where Linux tells it."""
+    """The name of the CPU, on Linux."""
     try:
         lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     except OSError:
@@ -57,7 +57,7 @@ def processor() -> str:
 
 
 def seconds_by_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round; in a round every call has its turn, so that a slow minute is everybody's."""
+    """Seconds of each call in each round. The calls take turns in a round, so a slow period affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
@@ -69,7 +69,7 @@ def seconds_by_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dic
 
 
 def growth(call: Callable[[], Any]) -> int:
-    """Bytes by which this process's resident set rises during a call, at most; Linux."""
+    """Maximal growth of the resident set of this process during a call, bytes; Linux."""
     before, most, done = _resident(), 0, threading.Event()
 
     def watch() -> None:

@@ -1,18 +1,20 @@
-"""The training step over 1, 2, 4 and 8 devices: time, memory, and bytes between devices beside the least possible.
+"""The training step on 1, 2, 4 and 8 devices: time, memory, and the bytes between devices with their lower bound.
 
     python -m benchmarks.scaling                                     8 virtual devices on a CPU, or all real ones
     python -m benchmarks.scaling --out benchmarks/scaling.md         also writes the Markdown table
 
-ANCOR with ResNet-12 on made-up images of 32 × 32 pixels (`cifar100_coarse`, narrower by --width), the whole dispatch:
-gather, both views, step. The global batch and the queue stay the same, so n devices share the work of one.
+ANCOR with ResNet-12 on synthetic images of 32 × 32 pixels (`cifar100_coarse`, narrower by --width). A dispatch consists
+of the gather of the samples, both views and the step. The global batch and the queue are constant, so n devices share
+the work of one.
 
-Bytes are those that a device receives in a step, by the usual ring algorithms (all-gather and reduce-scatter of B
-bytes: (n − 1)/n B; all-reduce: twice that), summed over the collectives that the compiled program has. The least
-possible: one all-reduce of the gradients and of the batch-norm statistics of both networks; queries, keys and labels
-once to everybody; the gradients of the queries back; and where keys are shuffled over the statistics groups, as they
-are with a group on each device, the number of each sample once to everybody: its second view is made where it goes.
+The bytes are those that a device receives in a step by ring algorithms (all-gather and reduce-scatter of B bytes:
+(n − 1)/n B; all-reduce: twice that), summed over the collectives of the compiled program. The lower bound consists of
+one all-reduce of the gradients and of the batch-norm statistics of both networks, one all-gather of queries, keys and
+labels, and one reduce-scatter of the gradients of the queries. If keys are shuffled over the statistics groups, as with
+one group per device, it includes one all-gather of the sample numbers; the second view is computed on the device that
+needs it.
 
-Virtual devices share the same cores: their time says what splitting costs, not what it wins.
+Virtual devices share the same cores. Their time shows the cost of splitting, not its gain.
 """
 
 import argparse
@@ -37,7 +39,7 @@ _SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
 def received_bytes(program: str, devices: int) -> dict[str, float]:
-    """Bytes that a device receives in a run of a compiled program, by kind of collective."""
+    """Bytes that a device receives in one run of a compiled program, by collective."""
     received: dict[str, float] = {}
     share = (devices - 1) / devices
     for result, kind in _COLLECTIVE.findall(program):
@@ -54,7 +56,7 @@ def received_bytes(program: str, devices: int) -> dict[str, float]:
 
 
 def least_bytes(state: Any, batch: int, dim: int, devices: int, shuffled: bool) -> float:
-    """What has to be received, see above; all in float32."""
+    """The lower bound of the received bytes, see above; all in float32."""
     share = (devices - 1) / devices
 
     def size(tree: Any) -> int:
@@ -104,7 +106,7 @@ def measure(devices: int, groups: int, width: float, batch: int, queue_size: int
     median = statistics.median(seconds)
     return [
         f'{devices}',
-        'synchronised' if groups == 1 else 'a group a device',
+        'synchronised' if groups == 1 else 'one group per device',
         f'{batch / median:,.0f}',
         f'{median * 1e3:,.0f}',
         f'{sum(here) / machine.MIB:,.1f}',
@@ -119,14 +121,14 @@ HEADER = (
     'devices',
     'batch norm',
     'images/s',
-    'ms a step',
-    'queue on a device, MiB',
+    'ms per step',
+    'queue per device, MiB',
     'temporary, MiB',
     'all-reduce, MiB',
     'all-gather, MiB',
     'reduce-scatter, MiB',
-    'received in all, MiB',
-    'least, MiB',
+    'received in total, MiB',
+    'lower bound, MiB',
 )
 
 
@@ -139,7 +141,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=pathlib.Path)
     args = parser.parse_args()
-    jax.config.update('jax_num_cpu_devices', max(args.devices))  # no effect where there are real accelerators
+    jax.config.update('jax_num_cpu_devices', max(args.devices))  # no effect on accelerators
     there = len(jax.devices())
     lines = [
         '# One step on several devices',
@@ -156,7 +158,7 @@ def main() -> None:
     print('\n'.join(lines), flush=True)
     for devices in args.devices:
         if devices > there:
-            print(f'{devices} devices are asked for and {there} are there.', flush=True)
+            print(f'--devices {devices} exceeds the {there} available devices.', flush=True)
             continue
         for groups in (1, 0):
             row = measure(devices, groups, args.width, args.batch, args.queue, args.rounds)

@@ -1,11 +1,11 @@
 """From the command to the first training step: imports, compilation, with an empty compilation cache and a full one.
 
-    python -m benchmarks.startup                              the digits, on whatever device there is
+    python -m benchmarks.startup                              the digits, on the default device
     python -m benchmarks.startup --config configs/cifar100_coarse.py:cpu --config.data.dir=DIR
     python -m benchmarks.startup --out benchmarks/startup.md  also writes the Markdown table
 
-Every figure is that of a fresh process, by the clock outside it, median of --repeats. What follows the flags known here
-goes to main.py. A run is ended after its first step, and its work directory and cache are thrown away.
+Each figure is the wall time of a fresh process, median of --repeats. Unknown flags are passed to main.py. A run is
+stopped after its first step, and its work directory and cache are deleted.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def seconds_of(command: list[str]) -> float:
 
 
 def seconds_to_first_step(arguments: list[str], cache: str) -> float:
-    """From the start of main.py to the line that tells of the first step; the run is ended there."""
+    """From the start of main.py to the line that reports the first step; then the run is stopped."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [
             sys.executable,

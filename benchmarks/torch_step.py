@@ -1,7 +1,8 @@
-"""The same training step in PyTorch: the peer that `benchmarks.train_step` measures. Imports torch, so import it late.
+"""The training step in PyTorch, which `benchmarks.train_step` measures. It imports torch, so import it late.
 
-Networks start from this project's parameters and have the same layers, so that both sides give the same losses. One
-batch-norm group; the contrast goes class by class over the queue, which is faster than the reference's masked product.
+The networks have the layers and the initial parameters of this project, so both implementations give the same losses.
+There is one batch-norm group. The contrast processes the queue class by class, which is faster than the masked product
+of the reference.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ def linear(params: Mapping[str, np.ndarray]) -> nn.Linear:
 
 
 class DropBlock(nn.Module):
-    """Drops whole blocks, at its final rate."""
+    """Drops blocks of activations, at its final rate."""
 
     def __init__(self, rate: float, block: int) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 def backbone(params: Mapping[str, Any], drop_rate: float, drop_block_size: int) -> nn.Sequential:
-    """ResNet-12 or a larger ResNet, whichever the parameters are of."""
+    """ResNet-12 or a larger ResNet, depending on the parameters."""
     if 'conv1' not in params:
         blocks = [
             ResNet12Block(
@@ -108,7 +109,7 @@ def backbone(params: Mapping[str, Any], drop_rate: float, drop_block_size: int) 
 
 
 class Network(nn.Module):
-    """Backbone, embedder and, on top of the embedding, the coarse classifier (without one: the target network)."""
+    """Backbone, embedder and the coarse classifier on the embedding (without classifier: the target network)."""
 
     def __init__(self, params: Mapping[str, Any], drop_rate: float, drop_block_size: int) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ def angular(x: Any, weight: Any) -> Any:
 
 
 def contrast(query: Any, key: Any, queue: Any, labels: Any, class_weights: Any, temperature: float) -> Any:
-    """Mean loss against the queue of each query's class; the weights take no gradient."""
+    """Mean loss against the queue of the class of each query; the class weights receive no gradient."""
     class_weights = class_weights.detach()
     own = class_weights[labels]
     query, key = angular(query, own), angular(key, own)
@@ -184,15 +185,15 @@ class Trainer:
         self.query_pass, self.key_pass = wrap(self.online), wrap(self.target)
 
     def put(self, images: np.ndarray) -> Any:
-        """NHWC images as the step takes them: logically NCHW, in memory still NHWC."""
+        """NHWC images as input of the step: logically NCHW, in memory NHWC."""
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
 
     def labels(self, labels: np.ndarray) -> Any:
         return torch.from_numpy(labels).long().to(self.device)
 
     def step(self, query_images: Any, key_images: Any, labels: Any) -> Any:
-        """One step; the loss, not waited for."""
-        with torch.no_grad():  # the target follows the parameters of before this step
+        """One step. Returns the loss without waiting for it."""
+        with torch.no_grad():  # the target follows the parameters before this step
             torch._foreach_lerp_(self.target_tensors, self.online_tensors, 1 - self.target_momentum)
         with self.autocast:
             query, logits = self.query_pass(query_images)

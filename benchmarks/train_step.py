@@ -1,20 +1,22 @@
-"""The whole training step beside the same step in PyTorch, in one run: images/s, share of the peak, memory.
+"""The training step, and the same step in PyTorch, in one run: images/s, share of the peak, memory.
 
     python -m benchmarks.train_step                                           ResNet-12 at 32×32, ResNet-50 at 224×224
     python -m benchmarks.train_step --dtype bfloat16 --models resnet50        one of them
     python -m benchmarks.train_step --out benchmarks/train_step.md            also writes the Markdown table
 
-ANCOR as `cifar100_coarse` and `imagenet_coarse:living17` configure it, on made-up views that lie on the device: query
-pass, target network, key pass, both losses, backward pass, SGD, enqueue. PyTorch's step (benchmarks/torch_step.py) is
-measured eagerly and with torch.compile on the networks; it starts from the same parameters, and without dropout the
-losses of its first three steps must be ours. One batch-norm group. 'From crops' is our step with the augmentation that
-the device does for the host's uint8 crops; 'XLA's defaults' leaves out the options of ancor_jax/runtime/compiler.py.
+The step is ANCOR in the configurations `cifar100_coarse` and `imagenet_coarse:living17`, on synthetic views in device
+memory: query pass, target network, key pass, both losses, backward pass, SGD, enqueue. PyTorch's step
+(benchmarks/torch_step.py) is measured eagerly and with torch.compile on the networks. It starts from the same
+parameters, and the benchmark checks that the losses of the first three steps without dropout agree. There is one
+batch-norm group. 'From crops' is our step with the augmentation that the device applies to uint8 crops of the host.
+'XLA's defaults' omits the options of ancor_jax/runtime/compiler.py.
 
-Time is the median over rounds in which the sides take turns. An image is one sample, which is a pair of views. The
-model's FLOPs are those of the networks' products, forward and backward, of the query and forward of the key; the peak
-is what a large matrix product of the same precision reaches in the same run (of XLA's and PyTorch's the better), and in
-brackets the chip's by its data sheet. Memory is parameters, optimiser, queue, inputs and temporary values together:
-XLA's own account; PyTorch's allocator on a GPU, on CPU the growth of a fresh process.
+Time is the median over rounds, in which the implementations take turns. An image is one sample, a pair of views. The
+FLOPs of the model are those of the convolutions and matrix products: forward and backward for the query, forward for
+the key. The peak is the speed of a large matrix product of the same precision in the same run (the better of XLA and
+PyTorch); in brackets is the share of the peak in the data sheet of the chip. Memory is the total of parameters,
+optimizer state, queue, inputs and temporary buffers: as reported by XLA; for PyTorch, by its allocator on a GPU, and
+the growth of a fresh process on a CPU.
 """
 
 import argparse
@@ -43,7 +45,7 @@ from configs import cifar100_coarse, imagenet_coarse
 MODELS = {'resnet12': (20, 256, 64), 'resnet50': (17, 256, 16)}  # C, batch on an accelerator, batch on a CPU
 CHECKED_STEPS = 3
 
-# FLOP/s of dense products by the data sheets: bfloat16, float32 as the matrix units do it (TF32 on NVIDIA).
+# FLOP/s of dense products in the data sheets: bfloat16, and float32 on matrix units (TF32 on NVIDIA).
 SHEETS = {
     'H200': (989e12, 495e12),
     'H100': (989e12, 495e12),
@@ -64,7 +66,7 @@ class Problem(NamedTuple):
 class Side(NamedTuple):
     """One implementation."""
 
-    step: Callable[[], Any]  # one step; the loss, not waited for
+    step: Callable[[], Any]  # one step; returns the loss without waiting for it
     wait: Callable[[], None]
     total_bytes: int
 
@@ -83,7 +85,7 @@ def problem(model: str, batch: int, queue_size: int, dtype: str, drop: bool = Tr
 
 
 def initial_state(given: Problem, plan: experiment.Plan) -> step.TrainState:
-    """On one device. The queue's pointers and keys are those of a fresh run."""
+    """On one device. The queue is that of a new run."""
     create = functools.partial(experiment.initial_state, plan)
     return jax.jit(create)(jax.random.key(given.config.seed))
 
@@ -98,7 +100,7 @@ def plan_of(given: Problem, constant_rate: bool = False) -> experiment.Plan:
 
 
 def jax_side(given: Problem, *, crops: bool = False, defaults: bool = False) -> Side:
-    """Our step on ready views, or with the device's part of the augmentation on uint8 crops; by XLA's defaults."""
+    """Our step on finished views, or on uint8 crops that the device augments; optionally with XLA's defaults."""
     plan = plan_of(given)
     on = device_mesh.make_mesh(1)
     if crops:
@@ -135,7 +137,7 @@ def map_step(on: jax.sharding.Mesh, recipe: step.Recipe, options: dict[str, str]
 
 
 def torch_trainer(given: Problem, compiled: bool) -> tuple[Any, tuple[Any, Any, Any]]:
-    """A trainer that starts as ours does, and its inputs."""
+    """A PyTorch trainer with the same initial state as ours, and its inputs."""
     torch_step = importlib.import_module('benchmarks.torch_step')
     config, plan = given.config, plan_of(given)
     state = jax.tree.map(np.asarray, initial_state(given, plan))
@@ -175,7 +177,7 @@ def torch_side(given: Problem, compiled: bool) -> Side:
 
 
 def torch_growth(given: Problem, compiled: bool) -> int:
-    """Bytes that training takes of this fresh process; one tiny step loads the code."""
+    """Memory of the training in this fresh process, bytes; one tiny step loads the code."""
     tiny = problem('resnet12', 4, 8, given.config.model.dtype)
     trainer, inputs = torch_trainer(tiny, compiled=False)
     trainer.step(*inputs)
@@ -191,7 +193,7 @@ def torch_growth(given: Problem, compiled: bool) -> int:
 
 
 def check(model: str, batch: int) -> str:
-    """The losses of the first steps of both sides, float32 and without dropout, as a sentence; they must agree."""
+    """Checks that the first losses of both implementations agree, in float32 without dropout; returns them as text."""
     given = problem(model, batch, 1024, 'float32', drop=False)
     with jax.default_matmul_precision('highest'):  # no TF32 on either side
         ours, theirs = jax_side(given), torch_side_unmeasured(given)
@@ -199,7 +201,7 @@ def check(model: str, batch: int) -> str:
     difference = max(abs(one - other) / other for one, other in pairs)
     told = ', '.join(f'{one:.4f}' for one, _ in pairs)
     assert difference < 1e-2, f'the steps of {model} differ: ours and PyTorch gave {pairs}'
-    return f"{model}: losses {told} in the first steps without dropout, PyTorch's within {difference:.0e} of them."
+    return f'{model}: losses {told} in the first steps without dropout; PyTorch differs by at most {difference:.0e}.'
 
 
 def torch_side_unmeasured(given: Problem) -> Callable[[], Any]:
@@ -220,7 +222,7 @@ def torch_side_unmeasured(given: Problem) -> Callable[[], Any]:
 
 
 def model_flops(given: Problem) -> float:
-    """Of a step: products and sums of the convolutions and matrix products of the networks."""
+    """FLOPs of a step: those of the convolutions and matrix products of the networks."""
     plan = plan_of(given)
     size = plan.views.size
     model = plan.recipe.model.copy(backbone=plan.recipe.model.backbone.copy(axis_name=None))
@@ -228,11 +230,12 @@ def model_flops(given: Problem) -> float:
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     traced = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images)
     forward = products(traced.jaxpr)
-    return len(given.labels) * 4 * forward  # backward is twice the forward pass; the key has the forward pass alone
+    # The backward pass is twice the forward pass; the key has only a forward pass.
+    return len(given.labels) * 4 * forward
 
 
 def products(jaxpr: Any) -> float:
-    """FLOPs of the convolutions and matrix products of a program; two for a multiplication with its sum."""
+    """FLOPs of the convolutions and matrix products of a program; a multiply-add counts as two."""
     total = 0.0
     for equation in jaxpr.eqns:
         out = equation.outvars[0].aval
@@ -249,7 +252,7 @@ def products(jaxpr: Any) -> float:
 
 
 def reached_peak(dtype: str, rounds: int = 5) -> float:
-    """FLOP/s of a large product of matrices, by XLA or by PyTorch, whichever is faster."""
+    """FLOP/s of a large matrix product, by XLA or by PyTorch, whichever is faster."""
     cpu = jax.default_backend() == 'cpu'
     side = 2048 if cpu else 16384
     matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
@@ -279,14 +282,14 @@ def reached_peak(dtype: str, rounds: int = 5) -> float:
 
 
 def sheet_peak(dtype: str) -> float | None:
-    """FLOP/s by the chip's data sheet, if known here."""
+    """FLOP/s in the data sheet of the chip, if known."""
     kind = jax.devices()[0].device_kind
     found = [peaks for name, peaks in SHEETS.items() if name in kind]
     return found[0][0 if dtype == 'bfloat16' else 1] if found else None
 
 
 def measure(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of a step of each side in each round, taking turns; a round is `steps` of them."""
+    """Seconds per step of each implementation in each round; they take turns, and a round has `steps` steps."""
 
     def several(side: Side) -> None:
         for _ in range(steps):
@@ -320,7 +323,7 @@ def cases(model: str, dtype: str, batch: int, queue_size: int, rounds: int, step
         for name, compiled in (('PyTorch', False), ('PyTorch, torch.compile', True)):
             try:
                 sides[name] = torch_side(given, compiled)
-            except Exception as error:  # whatever its compiler raises where it has no toolchain
+            except Exception as error:  # its compiler raises various errors without a toolchain
                 absent[name] = type(error).__name__
     else:
         absent['PyTorch'] = 'not installed for this device'
@@ -344,7 +347,7 @@ def cases(model: str, dtype: str, batch: int, queue_size: int, rounds: int, step
         rows.append('| ' + ' | '.join(cells) + ' |')
     rows += [f'| {model} | {dtype} | {name} | {reason} | | | |' for name, reason in absent.items()]
     print('\n'.join(rows), flush=True)
-    print(f'{flops / batch / 1e9:.2f} GFLOP an image; a large product reaches {peak / 1e12:.2f} TFLOP/s', flush=True)
+    print(f'{flops / batch / 1e9:.2f} GFLOP per image; a large product reaches {peak / 1e12:.2f} TFLOP/s', flush=True)
     return rows
 
 
@@ -362,7 +365,7 @@ def main() -> None:
     steps = args.steps or (1 if cpu else 10)
     batches = {name: args.batch or MODELS[name][2 if cpu else 1] for name in args.models}
     sizes = ', '.join(f'{name} {batch} images and {MODELS[name][0]} classes' for name, batch in batches.items())
-    intro = f'A batch: {sizes}; {args.queue:,} keys a class. Medians of {args.rounds} rounds of {steps}.'
+    intro = f'Batch: {sizes}; {args.queue:,} keys per class. Medians of {args.rounds} rounds; steps per round: {steps}.'
     checks = [check(name, min(batches[name], 16)) for name in args.models] if machine.has_torch() else []
     head = [machine.where(), intro, *checks]
     print(*head, sep='\n', flush=True)

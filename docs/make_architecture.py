@@ -1,4 +1,4 @@
-"""Draws docs/architecture.svg: the way of the data through training and evaluation.
+"""Draws docs/architecture.svg: the data flow of training and evaluation.
 
 python docs/make_architecture.py
 """

@@ -1,17 +1,17 @@
-"""CIFAR-100 by the published recipe, start to end: accuracy, minutes and images/s on one chip.
+"""CIFAR-100 with the published recipe, from start to end: accuracy, minutes and images/s on one chip.
 
     python -m experiments.cifar100_full --arrays FILE.npz         images as arrays
     python -m experiments.cifar100_full --sheets DIRECTORY        images as WebP sheets, read with Pillow
     python -m experiments.cifar100_full --tfds DIRECTORY          a prepared TFDS data set
-    ... --write-arrays FILE.npz                                  packs either for --arrays
+    ... --write-arrays FILE.npz                                  converts the data set for --arrays
 
-ResNet-12, 200 epochs, 4 × 64 ghost groups, 65,536 keys a class, then 1,000 episodes of each protocol with logistic
-regression. Published: 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. With --arrays it needs jax, flax, optax, orbax only.
-The result goes to --out as JSON with date, chip and versions; the run itself lives in --workdir and resumes from there.
+ResNet-12, 200 epochs, 4 × 64 ghost groups, 65,536 keys per class, then 1,000 episodes of each protocol with logistic
+regression. Published: 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. --arrays requires only jax, flax, optax and orbax. The
+result is written to --out as JSON with date, chip and versions. The run is stored in --workdir and resumes from there.
 
-FILE.npz holds train_images and test_images, uint8 [N, 32, 32, 3], and the labels that labels.npz holds below.
-A directory of sheets holds cifar100-train-{0..4}.webp and cifar100-test.webp, each 100 × 100 images of 32 × 32 pixels
-in row order, and labels.npz with train_fine, test_fine, coarse_of_fine, fine_names and coarse_names.
+FILE.npz contains train_images and test_images, uint8 [N, 32, 32, 3], and the arrays of labels.npz below. A directory of
+sheets contains cifar100-train-{0..4}.webp and cifar100-test.webp, each with 100 × 100 images of 32 × 32 pixels in row
+order, and labels.npz with train_fine, test_fine, coarse_of_fine, fine_names and coarse_names.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def main() -> None:
     source.add_argument('--arrays', type=pathlib.Path)
     source.add_argument('--sheets', type=pathlib.Path)
     source.add_argument('--tfds', type=pathlib.Path)
-    parser.add_argument('--write-arrays', type=pathlib.Path, help='write the data set as --arrays reads it, and stop')
+    parser.add_argument('--write-arrays', type=pathlib.Path, help='write the data set in the format of --arrays, and stop')
     parser.add_argument('--method', default='ancor', choices=list(METHODS))
     parser.add_argument('--variant', default='full', choices=['full', 'cpu'], help='cpu: the reduced recipe')
-    parser.add_argument('--epochs', type=int, default=0, help="0: the recipe's")
-    parser.add_argument('--quick', action='store_true', help='a minute to check a machine: few images, one epoch')
+    parser.add_argument('--epochs', type=int, default=0, help='0: as in the recipe')
+    parser.add_argument('--quick', action='store_true', help='a one-minute check of a machine: few images, one epoch')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--workdir', type=pathlib.Path, default=None)
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def read_arrays(path: pathlib.Path) -> Dataset:
-    """The data set from one .npz file; see the module's text."""
+    """The data set from one .npz file; see the module docstring."""
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -119,7 +119,7 @@ def read_arrays(path: pathlib.Path) -> Dataset:
 
 
 def write_arrays(dataset: Dataset, path: pathlib.Path) -> None:
-    """What `read_arrays` reads."""
+    """Writes the file that `read_arrays` reads."""
     np.savez(
         path,
         train_images=dataset.train.array,
@@ -133,26 +133,26 @@ def write_arrays(dataset: Dataset, path: pathlib.Path) -> None:
 
 
 def read_sheets(directory: pathlib.Path) -> Dataset:
-    """The data set from its sheets; see the module's text."""
+    """The data set from its sheets; see the module docstring."""
     from PIL import Image
 
     def images(split: str) -> np.ndarray:
         paths = sorted(directory.glob(f'cifar100-{split}*.webp'))
         if not paths:
-            raise SystemExit(f'error: no sheets cifar100-{split}*.webp lie in {directory}.')
+            raise SystemExit(f'error: {directory} contains no sheets cifar100-{split}*.webp.')
         sheets = [np.asarray(Image.open(path).convert('RGB')) for path in paths]
         grids = [sheet.reshape(100, 32, 100, 32, 3).transpose(0, 2, 1, 3, 4) for sheet in sheets]
         return np.concatenate([grid.reshape(-1, 32, 32, 3) for grid in grids])
 
     if not (directory / 'labels.npz').exists():
-        raise SystemExit(f'error: no labels.npz lies in {directory}.')
+        raise SystemExit(f'error: {directory} contains no labels.npz.')
     with np.load(directory / 'labels.npz') as stored:
         labels = {name: stored[name] for name in stored.files}
     return assemble(labels, {name: images(name) for name in ('train', 'test')})
 
 
 def assemble(labels: dict[str, np.ndarray], images: dict[str, np.ndarray]) -> Dataset:
-    """Images and labels as the data set that training takes."""
+    """The data set of given images and labels."""
     coarse_of_fine = labels['coarse_of_fine'].astype(np.int32)
 
     def split(name: str) -> Split:

@@ -1,11 +1,10 @@
-"""Methods side by side over several seeds, as a Markdown table: the tables of the README.
+"""Compares methods over several seeds in a Markdown table.
 
     python -m experiments.compare digits_coarse --methods ancor coarse moco ancor_no_projection --seeds 0 1 2
     python -m experiments.compare cifar100_coarse:cpu --methods ancor coarse --seeds 0 1 2 --dir DIRECTORY
 
-Every run has its own work directory under --out and is only evaluated again when it is complete there. The
-episodes are the same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in
-per cent.
+Each run has its own work directory under --out. A complete run is only evaluated again. The episodes are the same for
+all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in per cent.
 """
 
 import argparse
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def table(rows: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: a row a method, a column a protocol."""
+    """Markdown: one row per method, one column per protocol."""
     headings = list(next(iter(rows.values())))
     body = [
         [METHODS[method].title, *(tables.mean_and_interval(cells[heading]) for heading in headings)]

@@ -1,13 +1,13 @@
-"""Methods on the features of a pretrained network: a head is trained by each, in seconds to minutes a run on a CPU.
+"""Compares methods on features of a pretrained network: each trains a head, in seconds to minutes per run on a CPU.
 
     python -m experiments.on_features five --dir DIRECTORY        five coarse classes of CIFAR-100, 12,500 images
     python -m experiments.on_features cifar100 --dir DIRECTORY    all of CIFAR-100
 
-DIRECTORY holds the prepared TFDS data set. The backbone is EfficientNet-Lite0 with ImageNet weights on images resized
-to 80 pixels; it is frozen. Each run is evaluated on the backbone's features, the hidden layer, the embedding and joined
-features, with the same episodes for all. Results are stored after each run in
-experiments/results/on_features-NAME.json; a run that is there is not repeated, and the Markdown table beside it is made
-from them. `--budget` says beforehand how long it takes.
+DIRECTORY contains the prepared TFDS data set. The backbone is a frozen EfficientNet-Lite0 with ImageNet weights, on
+images resized to 80 pixels. Each run is evaluated on the backbone features, the hidden layer, the embedding and joined
+features, with the same episodes for all. The results are stored after each run in
+experiments/results/on_features-NAME.json, and stored runs are not repeated. The Markdown table in the same directory is
+computed from them. `--budget` prints the expected duration.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def run(config: Config, place: pathlib.Path) -> dict[str, Any]:
         try:
             configuration.check(dataclasses.replace(config, eval=dataclasses.replace(config.eval, features=features)))
         except configuration.ConfigError:
-            continue  # the head of this method does not have them
+            continue  # the head of this method does not provide these features
         extractor = feature_extraction.make_stored_extractor(prepared.plan.model, settings, prepared.devices)
         extracted = episodes.extract_features(extractor, variables, prepared.dataset.test, settings, drawn)
         found[features] = {
@@ -74,7 +74,7 @@ def run(config: Config, place: pathlib.Path) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: a row a method and choice of features, mean ± half-width of the 95 % interval over seeds."""
+    """Markdown: one row per method and choice of features, mean ± half-width of the 95 % interval over seeds."""
     rows = [['head trained by', 'features', '5-way', 'all-way', 'intra-class', 'seeds', 's a run']]
     plain = [run['accuracy']['backbone'] for run in runs]
     if plain:

@@ -3,10 +3,10 @@
     python -m experiments.supports digits WORKDIR
     python -m experiments.supports entity16 WORKDIR --labels coarse
 
-The first argument is the name of the tables, WORKDIR a finished run. Each episode draws four classes of the test images
-(fine classes, or coarse ones with --labels coarse), in random order as many supports of each as the first column says,
-and 15 queries a class. Supports are augmented as `--mode=classify` does. Results are written to
-experiments/results/supports-NAME.json and .md. The runs of the tables there:
+The first argument is the name of the tables; WORKDIR is a finished run. Each episode draws four classes of the test
+images (fine classes, or coarse classes with --labels coarse) and 15 queries per class. The numbers of supports are
+assigned to the classes in random order. Supports are augmented as in `--mode=classify`. Results are written to
+experiments/results/supports-NAME.json and .md. The runs of the stored tables:
 
     python main.py --config=configs/digits_coarse.py --config.train.epochs=10 --workdir=WORKDIR
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=TINY_ENTITY16 \\
@@ -26,7 +26,7 @@ from ancor_jax.fewshot import CLASSIFIERS, Rows
 from ancor_jax.runtime import atomic
 from experiments import tables
 
-# Of the last two, every class has two supports or more, so that leave-one-out chooses the temperature.
+# With the last two, every class has two or more supports, so leave-one-out selects the temperature.
 PATTERNS = ((1, 1, 1, 1), (3, 2, 1, 1), (5, 1, 1, 1), (20, 5, 2, 1), (5, 5, 5, 5), (10, 5, 3, 2))
 QUERIES, WAYS = 15, 4
 PROBABILISTIC = [name for name, classifier in CLASSIFIERS.items() if classifier.has_probabilities]
@@ -34,7 +34,7 @@ RESULTS = pathlib.Path(__file__).parent / 'results'
 
 
 class Images(NamedTuple):
-    """What a network gives for the N test images: as queries, and in K augmented copies as supports."""
+    """Labels and features of the N test images: as queries, and in K augmented copies as supports."""
 
     labels: np.ndarray  # int [N]
     queries: feature_extraction.Features  # of N
@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
 
 
 def extract(network: trained_model.TrainedModel, labels: str) -> Images:
-    """What a network gives for the test images of its data set."""
+    """Labels and features of the test images of the data set of a network."""
     settings, test = network.config.eval, data.load(network.config.data).test
     extractor = network.extractor(settings)
     images = np.repeat(np.arange(len(test)), settings.support_copies)
@@ -66,7 +66,7 @@ def extract(network: trained_model.TrainedModel, labels: str) -> Images:
 
 
 def draw(labels: np.ndarray, copies: int, pattern: tuple[int, ...], count: int) -> Drawn:
-    """Episodes of random classes, the first with the first number of supports, and so on."""
+    """Episodes of random classes. The i-th class has the i-th number of supports."""
     classes, sizes = np.unique(labels, return_counts=True)
     classes = classes[sizes >= max(pattern) + QUERIES]
     supports, queries = [], []
@@ -98,7 +98,7 @@ def accuracies(images: Images, drawn: Drawn, classifier: str) -> np.ndarray:
 
 
 def calibration(images: Images, drawn: Drawn, pattern: tuple[int, ...], classifier: str) -> dict[str, float]:
-    """Errors of calibration before and after, temperatures, and what the coarse prior does; per cent."""
+    """Calibration errors before and after, temperatures, and the effect of the coarse prior; per cent."""
     supports, queries = images.copies.features, images.queries.features
     scores = np.asarray(
         fewshot.class_scores(
@@ -137,7 +137,7 @@ def calibration(images: Images, drawn: Drawn, pattern: tuple[int, ...], classifi
 
 
 def report(heading: str, runs: list[dict[str, Any]]) -> str:
-    """Markdown: accuracies, and a row of calibration each pattern and classifier."""
+    """Markdown: accuracies, and one row of calibration per pattern and classifier."""
     patterns = list(dict.fromkeys(run['supports'] for run in runs))
     found = {(run['supports'], run['classifier']): run for run in runs}
     rows = [['supports of the four classes', *patterns]]

@@ -1,4 +1,4 @@
-"""What the experiments share: tables, intervals over seeds, and the description of the machine."""
+"""Shared functions of the experiments: tables, intervals over seeds, and the description of the machine."""
 
 import platform
 import time
@@ -41,7 +41,7 @@ def described(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def budget(missing: Sequence[Any], runs: Sequence[dict[str, Any]]) -> str:
-    """How long the missing runs take, from those that are finished."""
+    """The expected duration of the missing runs, from the finished runs."""
     if not runs:
         return 'no run is finished yet, from which the time could be estimated; start one.'
     return f'about {len(missing) * float(np.median([run["seconds"] for run in runs])) / 60:.0f} minutes of training.'

@@ -1,10 +1,10 @@
-"""Disturbs a training by SIGKILLs and SIGTERMs and compares its end with that of an undisturbed one, bit for bit.
+"""Interrupts a training with SIGKILLs and SIGTERMs and compares its final state with that of an uninterrupted one.
 
     python -m faults.run                               20 SIGKILLs, half of them during checkpoint writes, 10 SIGTERMs
     python -m faults.run --kills=3 --terms=2           the quick version
 
-The run is a small ANCOR on the handwritten digits with checkpoints after every step. The command prints a line for each
-disturbance, then what was compared, and ends with exit code 1 where anything differs.
+The run is a small ANCOR on the handwritten digits with a checkpoint after every step. The comparison is bitwise. The
+command prints a line for each interruption, then the result, and exits with code 1 if anything differs.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _SECONDS = 600  # for the end of a session
 
 
 class Outcome(NamedTuple):
-    """What a session came to."""
+    """The result of a session."""
 
     code: int
     text: str
@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen[str], directory: pathlib.Path) -> Outcome:
 
 
 def latest_step(directory: pathlib.Path) -> int:
-    """The step of the latest checkpoint, 0 without one."""
+    """The step of the latest checkpoint, 0 if there is none."""
     found = (directory / workdir.CHECKPOINTS / checkpoint.LATEST).glob('*')
     return max((int(path.name) for path in found if path.name.isdecimal()), default=0)
 
@@ -98,7 +98,7 @@ def final_state(directory: pathlib.Path, kind: str) -> tuple[int, dict[str, np.n
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-    """What differs between two finished runs."""
+    """The differences between two finished runs."""
     found = []
     for kind in (checkpoint.LATEST, checkpoint.BEST):
         (step, state), (other_step, other_state) = final_state(one, kind), final_state(other, kind)
@@ -130,18 +130,18 @@ def _log(directory: pathlib.Path) -> Any:
 
 
 def run(directory: pathlib.Path, kills: int, terms: int, seed: int = 0) -> list[str]:
-    """Trains twice, once disturbed, and returns what differs at the end or went wrong on the way.
+    """Trains twice, once with interruptions, and returns the differences and errors.
 
     Args:
         directory: for both runs; empty.
         kills: number of SIGKILLs; every second one during a checkpoint write.
         terms: number of SIGTERMs.
-        seed: of the order and the moments.
+        seed: of the order and the times of the signals.
     """
     rng = random.Random(seed)
     plan = [(signal.SIGKILL, index % 2 == 0) for index in range(kills)] + [(signal.SIGTERM, False)] * terms
     rng.shuffle(plan)
-    # A disturbance comes after one or two new checkpoints, and a step or two pass before it takes effect.
+    # An interruption happens after one or two new checkpoints, and takes effect one or two steps later.
     epochs = max(2, -(-4 * len(plan) // STEPS_PER_EPOCH))
     undisturbed, disturbed = directory / 'undisturbed', directory / 'disturbed'
     outcome = finish(session(undisturbed, epochs), undisturbed)
