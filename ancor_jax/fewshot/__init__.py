@@ -1,10 +1,10 @@
-"""Few-shot evaluation on fixed features: which images an episode holds, and the classifiers that solve it.
+"""Few-shot evaluation on fixed features: the sampling of episodes, and the classifiers that solve them.
 
-Episodes are drawn on the host (`episodes`); the classifiers (`classify`) solve many at once on the device.
-Features come in as they are: the published evaluation L2-normalises them first (`normalize`).
+Episodes are drawn on the host (`episodes`). The classifiers (`classify`) solve many episodes at once on the device.
+They do not normalise features; the published evaluation L2-normalises them first (`normalize`).
 
-Shapes: E episodes, S supports and Q queries an episode, d features. Labels inside an episode are positions
-in `Episode.classes`: 0 ... ways - 1. What is computed is what the evaluation in guybuk/ANCOR computes.
+Shapes: E episodes, S supports and Q queries per episode, d features. Labels inside an episode are positions
+in `Episode.classes`: 0 ... ways - 1. The results are those of the evaluation in guybuk/ANCOR.
 """
 
 from ancor_jax.fewshot.calibration import (

@@ -1,7 +1,7 @@
 """Calibrated probabilities: a temperature for the scores of a classifier, chosen on the supports themselves.
 
-Softmax(scores / temperature) are the probabilities. Where every class has two or more support images, the temperature
-is chosen by leave-one-out: each image is classified by the others. Elsewhere it is the default of the classifier.
+The probabilities are softmax(scores / temperature). If every class has two or more support images, leave-one-out
+selects the temperature: each image is classified by the others. Otherwise it is the default of the classifier.
 """
 
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.classifiers import CLASSIFIERS, Task, prepare, scores_of
 
-MOST_FOLDS = 64  # support images that are left out one by one; more of them are left out in this many parts
-# Standard deviation of the logarithm of the temperature around the default, a prior that keeps the temperature of a
-# few supports, all of them classified right, from going to zero.
+MOST_FOLDS = 64  # up to this many support images are left out one by one; more are left out in this many folds
+# Standard deviation of the log temperature around the default. This prior keeps the temperature away from zero if few
+# supports are all classified correctly.
 _PRIOR_DEVIATION = 1.0
 
 
 class Temperature(NamedTuple):
-    """Of a classifier, for one set of supports."""
+    """The temperature of a classifier for one set of supports."""
 
     value: float
     images: int  # support images that were left out and classified; 0 where `value` is the default
@@ -66,7 +66,7 @@ def held_out_scores(
     fold = _folds(y, np.asarray(images))
     task = prepare(support, y, support, ways)
     parts = [np.flatnonzero(fold == number) for number in range(fold.max() + 1)]
-    # All parts as queries of one size, filled up with their first row.
+    # All folds as queries of one size, padded with their first row.
     width = max(len(part) for part in parts)
     queries = np.stack([np.concatenate([part, np.full(width - len(part), part[0])]) for part in parts])
     rows = np.broadcast_to(np.arange(len(y), dtype=np.int32), (len(parts), len(y)))
@@ -86,11 +86,11 @@ def held_out_scores(
 
 
 def _folds(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The part [S] in which each row is left out: one for each image, or `MOST_FOLDS` in which classes take turns."""
+    """The fold [S] in which each row is left out: one per image, or `MOST_FOLDS` folds with mixed classes."""
     numbers, first, inverse = np.unique(images, return_index=True, return_inverse=True)
     if len(numbers) <= MOST_FOLDS:
         return inverse
-    # Turns inside each class: a part holds at most one image in `MOST_FOLDS` of a class, and one at least stays.
+    # Within a class, images are assigned in turn: a fold has at most one in `MOST_FOLDS` of them, and one remains.
     order = np.argsort(labels[first], kind='stable')
     sorted_labels = labels[first][order]
     turn = np.empty(len(numbers), np.int64)
@@ -106,7 +106,7 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike, *, default: float, wei
         scores: [N, ways].
         labels: int [N].
         default: the median of the log-normal prior.
-        weight: how many independent images the N scores are of; the more, the less the prior counts.
+        weight: number of independent images of the N scores; with more images, the prior has less influence.
 
     >>> scores = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     >>> sure = fit_temperature(scores, [0, 1, 0, 1], default=1.0, weight=4)
@@ -114,7 +114,7 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike, *, default: float, wei
     >>> sure < 1 < unsure
     True
     """
-    from scipy.optimize import minimize_scalar  # always there: JAX depends on it
+    from scipy.optimize import minimize_scalar  # JAX depends on it
 
     x, y = np.asarray(scores, np.float64), np.asarray(labels)
     each = 1 / np.bincount(y)[y]
@@ -150,7 +150,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, b
         labels: int [N].
         bins: number of bins.
 
-    >>> round(expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1]), 6)  # three quarters, and as many are right
+    >>> round(expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1]), 6)  # 75 % confidence, 75 % accuracy
     0.0
     >>> round(expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 0]), 6)
     0.25

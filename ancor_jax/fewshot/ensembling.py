@@ -1,4 +1,4 @@
-"""Two networks in one episode: the published ways of joining them."""
+"""Two networks in one episode: the published ways to join them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from ancor_jax.fewshot.classifiers import Rows, Task, predict, prepare
 def ensemble(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> jax.Array:
     """Geometric mean of two models' class probabilities, not renormalised; its argmax is the prediction.
 
-    (Concatenation, the other published way to join two models, is just features side by side.)
+    (The other published way, concatenation, needs no function: concatenate the features.)
 
     >>> print(np.asarray(ensemble([[0.25, 0.75]], [[0.36, 0.64]])).round(2))
     [[0.3  0.69]]
     """
-    # The product of the roots, not the root of the product: two small probabilities would underflow.
+    # The product of the roots: the root of the product of two small probabilities would underflow.
     return jnp.sqrt(jnp.asarray(probabilities_a)) * jnp.sqrt(jnp.asarray(probabilities_b))
 
 
@@ -30,12 +30,12 @@ def cascade(
     support_coarse: ArrayLike,
     query_coarse: ArrayLike,
 ) -> jax.Array:
-    """Classifies each query among the supports that share its coarse class, among all of them when none does.
+    """Classifies each query among the supports of its coarse class, or among all supports if there are none.
 
     The coarse classes are another model's predictions, int [E, S] and [E, Q]. A query whose supports are all
     of one class gets that class (the reference fails there with 'lr'). Other arguments and errors as in
-    `classify`, but always with the axis E. The supports and queries of one coarse class are solved as an episode
-    of their own, so a cascade costs about as much as `classify`.
+    `classify`, but always with the axis E. The supports and queries of one coarse class are solved as a separate
+    episode, so a cascade costs about as much as `classify`.
 
     Returns:
         int32 [E, Q].
@@ -55,7 +55,7 @@ def cascade(
     support_rows, labels, query_rows = (np.asarray(a) for a in (task.support_rows, task.labels, task.query_rows))
     predictions = np.zeros(of_query.shape, np.int32)
     for size, groups in _coarse_groups(of_support, of_query).items():
-        # Sizes are powers of two, filled up with what does not count, so that few programs are compiled.
+        # Sizes are padded to powers of two with masked entries, so that few programs are compiled.
         shape = _power_of_two(len(groups)), size
         width = _power_of_two(max(len(queries) for _, _, queries in groups))
         supports, its_labels, mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
@@ -79,7 +79,7 @@ def cascade(
     return jnp.asarray(predictions)
 
 
-_Group = tuple[int, np.ndarray, np.ndarray]  # an episode, and which of its supports and queries belong together
+_Group = tuple[int, np.ndarray, np.ndarray]  # an episode, and the supports and queries of one coarse class in it
 
 
 def _coarse_groups(of_support: np.ndarray, of_query: np.ndarray) -> dict[int, list[_Group]]:

@@ -1,4 +1,4 @@
-"""Which images an episode holds: the three published protocols, drawn on the host."""
+"""Sampling of episodes by the three published protocols, on the host."""
 
 from typing import NamedTuple
 
@@ -29,18 +29,18 @@ def episodes(
 ) -> list[Episode]:
     """Draws the episodes of one of the three published protocols; the seed determines them entirely.
 
-    Episode i does not depend on `num_episodes`: a shorter list is the beginning of a longer one.
+    Episode i does not depend on `num_episodes`: a shorter list is a prefix of a longer one.
 
     Args:
         seed: non-negative.
         fine_labels: int [N], the fine label of each image of the split.
         protocol: 'nway' (`ways` of all fine classes), 'allway' (every fine class, ascending; `ways` is not
             used) or 'intra' (`ways` fine classes of one random coarse class among those with at least two;
-            all of its classes where it has fewer, so the number of ways may differ between episodes).
-        ways: classes an episode.
-        shots: supports a class.
-        queries: queries a class, none of them among the supports.
-        num_episodes: how many.
+            all of its classes if it has fewer, so the number of ways may differ between episodes).
+        ways: classes per episode.
+        shots: supports per class.
+        queries: queries per class, disjoint from the supports.
+        num_episodes: number of episodes.
         coarse_labels: int [N]; 'intra' needs it.
 
     Raises:
@@ -79,7 +79,7 @@ def episodes(
 
 
 def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayLike | None) -> list[np.ndarray]:
-    """The sets of fine classes that an episode may draw from: all of them, or one set a coarse class."""
+    """The sets of fine classes that an episode may draw from: all of them, or one set per coarse class."""
     if protocol != 'intra':
         return [np.unique(fine)]
     if coarse_labels is None:
@@ -102,7 +102,7 @@ def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayLike | No
 
 
 def _class_members(fine: np.ndarray, classes: np.ndarray, shots: int, queries: int) -> dict[int, np.ndarray]:
-    """The image indices of each class; refuses classes that cannot fill an episode."""
+    """The image indices of each class; raises ValueError for classes with too few images for an episode."""
     order = np.argsort(fine, kind='stable')
     values, starts = np.unique(fine[order], return_index=True)
     members = {int(c): images for c, images in zip(values, np.split(order, starts[1:]), strict=True)}

@@ -1,11 +1,11 @@
-"""Accuracies of episodes and their interval."""
+"""Accuracies of episodes and their confidence interval."""
 
 import numpy as np
 from jax.typing import ArrayLike
 
 
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Share of right predictions in each episode, float64 [E]; predictions [E, Q], labels [E, Q] or [Q].
+    """Share of correct predictions in each episode, float64 [E]; predictions [E, Q], labels [E, Q] or [Q].
 
     >>> accuracy([[0, 1, 1, 1]], [0, 0, 1, 1]).tolist()
     [0.75]
@@ -25,7 +25,7 @@ def mean_and_interval(accuracies: ArrayLike) -> tuple[float, float]:
     >>> [round(value, 3) for value in mean_and_interval([0.5, 0.7, 0.6])]
     [0.6, 0.248]
     """
-    from scipy import special  # always there: JAX depends on it
+    from scipy import special  # JAX depends on it
 
     values = np.asarray(accuracies, np.float64)
     if values.ndim != 1 or values.size < 2:

@@ -1,8 +1,8 @@
-"""Losses of ANCOR as pure functions on arrays. They need nothing but jax.
+"""Losses of ANCOR as pure functions on arrays. They require only jax.
 
 `contrastive` has the contrasts, `total` the ANCOR loss, `projection` the angular projection, `queue` the ring buffers
-of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
-need to know of meshes.
+of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` the
+functions for meshes.
 """
 
 from ancor_jax.losses import queue

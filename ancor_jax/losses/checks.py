@@ -1,4 +1,4 @@
-"""Checks of single arguments. Each raises one sentence that says what is wrong and how to fix it."""
+"""Checks of single arguments. Each raises a one-sentence error with the problem and its fix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def scalar(name: str, value: Any, allowed: Callable[[float], bool], meaning: str
 
     Args:
         name: of the argument.
-        value: it.
+        value: the argument.
         allowed: whether a number is in its range.
         meaning: the range in words, with an example.
 

@@ -10,8 +10,8 @@ contrasts support reverse mode (`grad`, also twice), not `jvp`.
 Several devices, in three ways:
 
 - Manual: under `jax.shard_map` or `jax.pmap`, with `axis_name` the mesh axis, each device passes its own N samples and
-  its own K slots of each class's queue. It gets its samples' losses against the slots of all devices. Queries and sums
-  travel, keys never do. Other mesh axes may stay automatic.
+  its own K slots of each class's queue. It gets its samples' losses against the slots of all devices. Devices exchange
+  queries and sums, and never keys of the queue. Other mesh axes may stay automatic.
 - Automatic: `jax.jit` of sharded arrays. The compiler partitions the computation. It gathers a split queue whose keys
   per class are more than one piece (see `class_contrast`) on every device: 570 MB per step at 17 × 65,536 × 128.
 - Explicit: the same on a mesh with explicit axes. Inside a contrast the compiler partitions them, too.
@@ -270,8 +270,8 @@ def class_contrastive_logits(
 ) -> Logits:
     """The logits of `class_contrast` by its plain formula: [N, 1 + K], the positive in column 0.
 
-    This is the reference version for tests of the streaming one, and shows single similarities. It gathers queue[y] as
-    an [N, K, D] array, so it is for small N K.
+    Tests use it as the reference for the streaming computation, and it shows single similarities. It gathers queue[y]
+    as an [N, K, D] array, so use it for small N K.
 
     Example:
         >>> import jax

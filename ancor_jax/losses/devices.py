@@ -1,4 +1,4 @@
-"""What the losses and the queue need to know of devices: `jax.shard_map`, and meshes with explicit axes."""
+"""Device support of the losses and the queue: `jax.shard_map`, and meshes with explicit axes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,14 +11,14 @@ Result = TypeVar('Result')
 
 
 def varying_axes(x: jax.Array) -> frozenset[str]:
-    """The manual mesh axes over which JAX knows that x differs; none outside `jax.shard_map` with `check_vma`."""
+    """The manual mesh axes over which x is marked as varying; none outside `jax.shard_map` with `check_vma`."""
     return jax.typeof(x).manual_axis_type.varying
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """The same arrays, each marked as varying over all axes over which one of them varies.
 
-    Loops and branches need that: under `vmap` they mix replicated class weights with the samples of one device.
+    Loops and branches require this: under `vmap` they mix replicated class weights with the samples of one device.
     """
     axes = frozenset[str]().union(*map(varying_axes, arrays))
 
@@ -42,7 +42,7 @@ def partition_by_compiler(function: Callable[..., Result], specs: Any, *argument
     Args:
         function: of arrays, to arrays.
         specs: a `PartitionSpec` for each result, on explicit axes.
-        *arguments: arrays; where none is on a mesh with explicit axes, the function is called as it is.
+        *arguments: arrays; if none is on a mesh with explicit axes, the function is called directly.
     """
     for leaf in jax.tree.leaves(arguments):
         mesh = jax.typeof(leaf).sharding.mesh

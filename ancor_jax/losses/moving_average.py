@@ -1,4 +1,4 @@
-"""The exponential moving average of parameters: the target network, which makes the keys."""
+"""The exponential moving average of parameters: the target network, which computes the keys."""
 
 from typing import Any, TypeVar
 

@@ -8,9 +8,9 @@ from ancor_jax.losses.shapes import Vectors, Weights
 METRICS = ('angular', 'norm')
 
 # A row whose largest entry is not above this has no direction: it is treated as zero, with zero gradient. For smaller
-# ones the gradient, of the order of 1 / ‖x‖, would overflow float32.
+# rows the gradient, of the order of 1 / ‖x‖, would overflow float32.
 _ZERO = 1e-30
-# Squared norms of which the plain formula is exact to rounding.
+# Squared norms for which the plain formula is exact up to rounding.
 _ORDINARY = (1e-20, 1e30)
 # ‖x̂ − ŵ‖ below which the direction of the difference is float32 rounding noise (1 − cos < 5e-9). There the projection
 # shrinks linearly to zero, which bounds its gradient by 1e4 where the exact formula's is unbounded.
@@ -20,7 +20,7 @@ _MIN_DIFFERENCE = 1e-4
 def l2_normalize(x: Vectors) -> Vectors:
     """x / ‖x‖ over the last axis; a zero row stays zero and gets zero gradient.
 
-    Value and gradient are right from norms of 1e-30 to 1e30; a row whose largest entry is below 1e-30 counts as zero.
+    Value and gradient are correct for norms from 1e-30 to 1e30; rows whose largest entry is below 1e-30 count as zero.
 
     Args:
         x: [..., D].
@@ -72,7 +72,7 @@ def project(x: jax.Array, class_weight: jax.Array, metric: str) -> jax.Array:
 def unscaled(x: jax.Array, anchor: jax.Array, metric: str, with_branch: bool = False) -> tuple[jax.Array, jax.Array]:
     """A projection as a direction [..., D] and its factor [..., 1], which may be applied after a product with it.
 
-    For many keys that saves the pass over [K, D] that would write them in scaled form.
+    For many keys, this saves a pass over [K, D] to write the scaled keys.
 
     Args:
         x: [..., D] embeddings, un-normalised, at least float32.

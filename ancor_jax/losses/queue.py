@@ -1,7 +1,7 @@
 """Ring buffers of keys, one for each coarse class, as a PyTree and pure functions.
 
-The result of `enqueue` is that of writing the keys one by one, in batch order, each at its class's pointer: for any
-batch size, any class mix, absent classes, and more keys of one class than its buffer holds.
+`enqueue` gives the same result as writing the keys one by one, in batch order, each at the pointer of its class. This
+holds for any batch size and class mix, absent classes, and more keys of one class than its buffer has slots.
 On several devices the slots are split over them in order: of n devices, device i holds slots [i K / n, (i + 1) K / n).
 (The reference, `_dequeue_and_enqueue` of `guybuk/ANCOR`, fails when ptr + n ≥ 2K.)
 """
@@ -130,7 +130,7 @@ def _write(queue: Queue, keys: jax.Array, labels: jax.Array, axis_name: str | No
 
 
 def _check_gather(queue: Queue, keys: jax.Array, axis_name: str, gather: bool) -> None:
-    """Raises ValueError where JAX knows whether keys are split over the axis, and `gather` contradicts it."""
+    """Raises ValueError if `gather` contradicts what JAX knows about the split of the keys over the axis."""
     if axis_name not in devices.varying_axes(queue.keys):  # not known, as under pmap
         return
     split = axis_name in devices.varying_axes(keys)

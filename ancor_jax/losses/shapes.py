@@ -2,8 +2,8 @@
 
 N samples, C coarse classes, K queued keys per class, D embedding dimensions.
 
-The losses need nothing but jax at run time, so these names are plain `jax.Array`. If jaxtyping is imported first, they
-carry dtype and dimensions, and its import hook checks every call: the tests run that way.
+The losses require only jax at run time, so these names are plain `jax.Array`. If jaxtyping is imported first, they
+contain dtype and dimensions, and its import hook checks every call. The tests run in this way.
 """
 
 import sys

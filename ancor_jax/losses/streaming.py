@@ -25,9 +25,9 @@ class Layout(NamedTuple):
     """The order of the work. Which is fastest depends on the device; the result does not."""
 
     rows: int  # R, samples of one class that share a pass over its keys
-    keys: int  # of one class that a block projects at a time
-    keys_for_all: int  # the same, where all N samples meet the keys of all classes
-    together: bool  # all blocks side by side, else one after the other, empty ones left out
+    keys: int  # keys of one class that a block projects at a time
+    keys_for_all: int  # the same, if all N samples are contrasted with the keys of all classes
+    together: bool  # process all blocks side by side; otherwise one after the other, without empty blocks
 
 
 # The layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the caches.
@@ -60,7 +60,7 @@ def log_sum_exp(
     """log Σ exp(logit) and the largest logit of each row over its negatives.
 
     Args:
-        negatives: which they are.
+        negatives: which keys they are.
         rows: [N, D] projected queries over the temperature; the only argument that gets a gradient, from the first
             result alone.
         labels: int [N].
@@ -81,7 +81,7 @@ def _forward(
     class_weights: jax.Array,
     with_mean: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
-    """As `log_sum_exp`; beside it the gradient by the rows, [N, D]: the softmax-weighted mean key."""
+    """`log_sum_exp` and its gradient with respect to the rows, [N, D]: the softmax-weighted mean key."""
     here, axis_name = rows.shape[0], negatives.axis_name
     if axis_name is not None:  # the queries of all devices against this device's slots
         rows, labels = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (rows, labels))
@@ -105,7 +105,7 @@ def _forward(
     if axis_name is None:
         return (log_sum, largest), mean
     log_sum_of_shard = log_sum
-    # No gradient: it cancels from the first, and the second has none (`pmax` has no rule for one).
+    # No gradient: it cancels for the first, and the second has none (`pmax` has no differentiation rule).
     top, largest = jax.lax.pmax(jax.lax.stop_gradient((log_sum, largest)), axis_name)
     log_sum = top + jnp.log(jax.lax.psum(jnp.exp(log_sum - top), axis_name))
     if mean is not None:
@@ -181,7 +181,7 @@ def _over_own_class(
 
     def if_used(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> _Softmax:
         rows, label, used = inputs
-        # The number of blocks is the worst case over class mixes; those that this mix leaves empty cost nothing.
+        # The number of blocks is the worst case over class mixes; blocks that are empty for this mix cost nothing.
         return jax.lax.cond(used, softmax, unused, rows, label)
 
     blocks = rows.at[plan.sample].get(mode='fill', fill_value=0)  # [B, R, D]
@@ -223,11 +223,11 @@ def _online_softmax(
         queue: [C, K, D].
         class_weights: [C, D].
         first_class: int [], the first of the classes.
-        num_classes: how many there are.
+        num_classes: their number.
         metric: 'angular' or 'norm'.
         with_mean: whether to accumulate the mean key.
         piece_keys: keys of a piece, at most.
-        in_loop: whether this runs as it is, not under `vmap`.
+        in_loop: whether this runs in a loop, not under `vmap`.
     """
     size, dim = queue.shape[1:]
     pieces = -(-size // piece_keys)
@@ -238,7 +238,7 @@ def _online_softmax(
         maximum, denominator, accumulator = running
         index = index.astype(jnp.int32)  # int64 under x64, which `dynamic_slice` does not mix
         label, begin = first_class + index // pieces, index % pieces * length
-        # The last piece may be shorter: it is read from further left, and the keys read before are masked.
+        # The last piece may be shorter: it starts further left, and the keys that were already read are masked.
         start = jnp.minimum(begin, size - length)
         stored = queue
         if in_loop and queue.dtype != rows.dtype:  # else XLA on CPU makes a float32 copy of the queue for every block
