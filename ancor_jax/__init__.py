@@ -1,6 +1,6 @@
 """ANCOR in JAX: learn from coarse labels, recognise fine classes from a few examples.
 
-The public names are loaded when they are used, so that `ancor_jax.losses` stays importable with jax alone.
+The public names are loaded on first use, so `ancor_jax.losses` can be imported with only jax installed.
 """
 
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-# Public name -> the module it is, or the module and the name in it.
+# Public name -> its module, or its module and the name in it.
 _PUBLIC = {
     'losses': 'ancor_jax.losses',
     'queue': 'ancor_jax.losses.queue',

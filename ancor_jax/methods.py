@@ -1,10 +1,10 @@
-"""The methods that one code path trains, as data: which labels, which losses, which head."""
+"""The methods as a table of labels, losses and heads. One code path trains all of them."""
 
 from typing import NamedTuple
 
 
 class Method(NamedTuple):
-    """What a method is made of."""
+    """A row of the table of methods."""
 
     classification: bool  # softmax cross-entropy on the class logits
     contrast: str  # 'class' | 'all_classes' | 'single' (one class-agnostic queue) | 'none'

@@ -1,6 +1,6 @@
-"""Probes that peers report on frozen features: linear, nearest neighbours, retrieval, clustering.
+"""Common probes of frozen features: linear, nearest neighbours, retrieval, clustering.
 
-Shapes: M training and N test images, d features. Features come in as they are: the evaluation L2-normalises them first.
+Shapes: M training and N test images, d features. Probes do not normalise features; the evaluation L2-normalises them.
 """
 
 import functools
@@ -12,24 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-# Similarities held at once, in numbers.
+# Largest number of similarities in memory.
 _BLOCK_ELEMENTS = 2**25
 
 
 class Retrieval(NamedTuple):
-    """What a search for each image among all others finds; NaN where no other image has its label."""
+    """The result of a search for each image among all others; NaN if no other image has its label."""
 
     recall: np.ndarray  # float32 [len(ks), N]: 1 if one of the k nearest others shares the label, else 0
-    average_precision: np.ndarray  # float32 [N], over the whole ranking
+    average_precision: np.ndarray  # float32 [N], over the complete ranking
 
 
 class Clustering(NamedTuple):
-    """How well clusters inside coarse classes are the fine classes, each 0..1 (ARI can be a little below)."""
+    """Agreement of the clusters inside coarse classes with the fine classes, 0..1 (ARI can be slightly negative)."""
 
     accuracy: float  # share of images whose cluster is matched with their fine class
     ari: float  # adjusted Rand index, mean over coarse classes
     nmi: float  # normalised mutual information, mean over coarse classes
-    ari_of_all: float  # of all images together: the coarse classes, which are given, count too
+    ari_of_all: float  # of all images together, so that the given coarse classes contribute
     nmi_of_all: float
 
 
@@ -45,7 +45,7 @@ def linear_probe(
         train_labels: int [M], in 0 ... num_classes - 1.
         test_features: [N, d].
         num_classes: of the labels.
-        c: inverse strength of the L2 penalty, beside the sum (not the mean) of the M losses.
+        c: inverse strength of the L2 penalty, relative to the sum (not the mean) of the M losses.
 
     Raises:
         ValueError: shapes that do not fit, labels out of range or all the same.
@@ -55,7 +55,7 @@ def linear_probe(
     x, y, q = _checked(train_features, train_labels, test_features, num_classes)
     if len(np.unique(y)) < 2:
         raise ValueError('a linear probe needs training images of two classes at least')
-    # The tolerance is on the gradient of the mean loss: scikit-learn's default stops at once with many images.
+    # The tolerance applies to the gradient of the mean loss: scikit-learn's default stops too early with many images.
     model = LogisticRegression(C=c, max_iter=1000, tol=1e-6)
     predictions: np.ndarray = model.fit(x, y).predict(q)
     return predictions.astype(np.int32)
@@ -90,13 +90,13 @@ def nearest_neighbours(
 def retrieval(features: ArrayLike, labels: ArrayLike, *, ks: Sequence[int] = (1, 2, 5, 10, 50, 100)) -> Retrieval:
     """Searches each image among all others by cosine similarity.
 
-    Recall@k as metric learning has it: whether any of the k nearest shares the label. Of equally similar images the
-    first comes first.
+    Recall@k as in metric learning: whether any of the k nearest images has the same label. Equally similar images are
+    ranked in their order.
 
     Args:
         features: [N, d], N at least 2.
         labels: int [N].
-        ks: numbers of neighbours; more than there are counts as all.
+        ks: numbers of neighbours; a number above N − 1 means all.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -134,8 +134,8 @@ def clustering(features: ArrayLike, fine: ArrayLike, coarse: ArrayLike, *, seed:
     Args:
         features: [N, d].
         fine: int [N].
-        coarse: int [N]; given to the clustering, the fine labels only judge it.
-        seed: of the ten starts of k-means, of which the best counts.
+        coarse: int [N]; the clustering uses them, while the fine labels only evaluate it.
+        seed: of the ten initialisations of k-means; the best one is used.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -179,7 +179,7 @@ def _checked(
             'give [M, d], [M] and [N, d], none of them empty'
         )
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= num_classes:
-        raise ValueError(f'training labels lie in {y.min()} ... {y.max()}: give integers in 0 ... {num_classes - 1}')
+        raise ValueError(f'training labels are in {y.min()} ... {y.max()}: give integers in 0 ... {num_classes - 1}')
     return x, y.astype(np.int32), q
 
 
@@ -196,13 +196,13 @@ def _similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _blocks(queries: np.ndarray, keys: int) -> list[np.ndarray]:
-    """The queries in as many blocks as their similarities with the keys take memory."""
+    """The queries in blocks that bound the memory of their similarities with the keys."""
     size = max(_BLOCK_ELEMENTS // keys, 1)
     return [queries[start : start + size] for start in range(0, len(queries), size)]
 
 
 class Inputs(NamedTuple):
-    """What a probe may look at."""
+    """The inputs of a probe."""
 
     features: np.ndarray  # [N, d] of the test images
     fine: np.ndarray  # int [N]
@@ -215,7 +215,7 @@ class Inputs(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One figure of a probe, 0..1: of each image, where NaN does not count, or of all images together."""
+    """One measure of a probe, 0..1: per image, with NaN ignored, or for all images together."""
 
     name: str
     values: np.ndarray | float
@@ -259,7 +259,7 @@ def _clustering(inputs: Inputs) -> Iterator[Measure]:
 
 
 def _coarse(inputs: Inputs) -> Iterator[Measure]:
-    # A network with more classes than the data was trained on others.
+    # A network with more classes than the data was trained on other classes.
     if inputs.class_logits is not None and inputs.class_logits.shape[1] <= len(inputs.coarse_of_logit):
         predicted = inputs.coarse_of_logit[inputs.class_logits.argmax(axis=1)]
         yield Measure('coarse accuracy', predicted == inputs.coarse)

@@ -1,7 +1,7 @@
 """Networks (flax.linen): backbones, and the heads of the method.
 
 A backbone maps images [N, H, W, 3] to a feature map [N, h, w, d]; `Network` averages it over space and adds a head.
-Variables are plain dicts: 'params' (float32 whatever the computation's dtype) and 'batch_stats'.
+Variables are plain dicts: 'params' (float32 for every dtype of the computation) and 'batch_stats'.
 """
 
 from ancor_jax.models.layers import REMAT, BatchNorm, Drop, Parts, drop_block_gamma, drop_block_mask, torch_linear

@@ -22,18 +22,18 @@ _init = nn.initializers.truncated_normal(0.02)
 
 
 class ConvNeXtBlock(nn.Module):
-    """7×7 depthwise convolution, layer norm, a perceptron over channels, LayerScale; added to what came in."""
+    """7×7 depthwise convolution, layer norm, an MLP over channels, LayerScale, and a residual connection."""
 
     layer_scale: float
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
-        del train, step  # for the sake of one interface
+        del train, step  # unused; the interface of all blocks
         features = x.shape[-1]
         bias = self.param('depthwise_bias', nn.initializers.zeros, (features,), jnp.float32)
         factor = self.param('scale', nn.initializers.constant(self.layer_scale), (features,), jnp.float32)
-        # The norm takes out the scale of the convolution, so its initialisation is not the paper's.
+        # The norm removes the scale of the convolution, so the initialisation differs from the paper.
         y = DepthwiseConv(7, 1, self.dtype, name='depthwise')(x) + bias.astype(self.dtype)[None, None, None]
         y = layer_norm(y, self.dtype, 'norm')
         y = nn.Dense(4 * features, dtype=self.dtype, kernel_init=_init, name='mlp1')(y)
@@ -45,17 +45,17 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXt(nn.Module):
     """ConvNeXt without its classifier.
 
-    The published networks average over space before their last layer norm, and so a map [N, 1, 1, d] comes out: the
-    norm of the mean. Without `final_norm` it is the map [N, H/32, W/32, d] before both.
+    The published networks average over space before their last layer norm. The output is therefore a map [N, 1, 1, d],
+    the norm of the mean. Without `final_norm`, it is the map [N, H/32, W/32, d] before both.
 
     Attributes:
         depths: blocks in each of the four stages.
         features: channels of each stage.
-        layer_scale: where LayerScale starts.
+        layer_scale: initial value of LayerScale.
         final_norm: whether the output is averaged and normalised.
         width: factor on the channels, rounded to a multiple of 8.
         dtype: of the computation.
-        remat: what is kept for the gradient, a name in `REMAT`; 'convolutions' is the same as 'blocks' here.
+        remat: what is stored for the backward pass, a name in `REMAT`; 'convolutions' equals 'blocks' here.
     """
 
     depths: tuple[int, ...]
@@ -86,7 +86,7 @@ class ConvNeXt(nn.Module):
         return layer_norm(mean, self.dtype, 'norm')
 
     def _reduce(self, features: int, side: int, name: str) -> nn.Conv:
-        """A convolution of squares that do not overlap."""
+        """A convolution of non-overlapping squares."""
         return nn.Conv(
             features, (side, side), (side, side), padding='VALID', dtype=self.dtype, kernel_init=_init, name=name
         )

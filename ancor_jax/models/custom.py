@@ -1,4 +1,4 @@
-"""A backbone of the user's own: a Flax linen module, an NNX module, or a pair of pure functions."""
+"""User-defined backbones: a Flax linen module, an NNX module, or a pair of pure functions."""
 
 import importlib
 import inspect
@@ -32,11 +32,11 @@ class PureBackbone(nn.Module):
 
 
 class LinenBackbone(nn.Module):
-    """A linen module as a backbone; `train=` is passed on where the module takes it.
+    """A linen module as a backbone; `train=` is passed if the module accepts it.
 
     Attributes:
         module: images [N, H, W, 3] → features [N, d], or a feature map [N, h, w, d].
-        takes_train: whether its call has an argument `train`.
+        takes_train: whether its `__call__` has an argument `train`.
     """
 
     module: nn.Module
@@ -50,7 +50,7 @@ class LinenBackbone(nn.Module):
 
 
 def load(name: str, settings: Any) -> nn.Module:
-    """The backbone that a function of the user's makes.
+    """The backbone that a user-defined function returns.
 
     Args:
         name: 'package.module:function'. The function takes `registry.Settings` and returns a linen module, a function
@@ -87,7 +87,7 @@ def _of_nnx(create: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Init, Apply]:
     other = {type(leaf).__name__ for leaf in jax.tree.leaves(shapes, is_leaf=lambda x: isinstance(x, nnx.Variable))}
     if other - {'Param'}:
         raise ValueError(
-            f'the NNX module holds {", ".join(sorted(other - {"Param"}))} beside parameters, which a step would not '
+            f'the NNX module contains {", ".join(sorted(other - {"Param"}))}, which a step would not '
             'update; use a module without batch statistics or random state, or a linen module.'
         )
 
@@ -107,5 +107,5 @@ def _of_nnx(create: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Init, Apply]:
 
 
 def _as_map(features: jax.Array) -> jax.Array:
-    """Features [N, d] as a map of one cell; a map stays."""
+    """Features [N, d] as a map of one cell; a map is returned unchanged."""
     return features[:, None, None] if features.ndim == 2 else features

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: small enough for a CPU, with ImageNet weights on the package index.
 
 Source: Tan and Le, "EfficientNet", ICML 2019 (arXiv 1905.11946), in the Lite variant: no squeeze-and-excitation, ReLU6
-in the place of swish, and a stem and a head of fixed width.
+instead of swish, and a stem and a head of fixed width.
 """
 
 import functools
@@ -37,7 +37,7 @@ STEM, HEAD = 32, 1280
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, depthwise convolution, 1×1 projection; the input is added where the shapes are the same."""
+    """1×1 expansion, depthwise convolution, 1×1 projection; the input is added if the shapes are equal."""
 
     features: int
     kernel: int
@@ -77,7 +77,7 @@ class EfficientNetLite0(nn.Module):
         width: factor on the channels of the blocks.
         bn_groups, bn_sync, axis_name: see `BatchNorm`.
         dtype: of the computation.
-        remat: what is kept for the gradient, a name in `REMAT`.
+        remat: what is stored for the backward pass, a name in `REMAT`.
     """
 
     width: float = 1.0

@@ -11,11 +11,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ancor_jax.models.pooling import max_pool
 
-# What of a block is kept for the gradient, by the name of the choice; the rest is computed anew.
+# What is stored of a block for the backward pass, by name; the rest is recomputed.
 REMAT = {
-    'none': None,  # nothing is computed anew
+    'none': None,  # store everything
     'convolutions': jax.checkpoint_policies.save_only_these_names('convolution'),
-    'blocks': jax.checkpoint_policies.nothing_saveable,  # of each block its input alone
+    'blocks': jax.checkpoint_policies.nothing_saveable,  # store only the input of each block
 }
 _DROP_BLOCK_RAMP = 20 * 2000  # steps over which the reference's DropBlock reaches its rate
 # He's initialisation by fan-out, untruncated: torch's kaiming_normal_(mode='fan_out') for ReLU, and for LeakyReLU with
@@ -26,20 +26,20 @@ _conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's running statistics, in ghost groups or synchronised over devices.
 
-    The variance that normalises is the biased one, the running one the unbiased, as in PyTorch (Flax's own module keeps
-    the biased). Statistics are float32 whatever the dtype of the input.
+    The variance that normalises is the biased one, the running one the unbiased, as in PyTorch (Flax's module stores
+    the biased one). Statistics are float32 whatever the dtype of the input.
 
     Attributes:
-        groups: the rows of this device's batch fall into so many consecutive groups, each normalised by its own
-            statistics; running statistics then move by the mean over groups.
-        sync: one statistic over all devices of `axis_name` (needs groups = 1).
+        groups: number of consecutive groups into which the batch of this device is divided. Each group is normalised by
+            its own statistics; the running statistics are updated by the mean over groups.
+        sync: use statistics over all devices of `axis_name` (requires groups = 1).
         axis_name: the mesh axis.
-        momentum: share that the running statistics keep in a step (PyTorch's 1 − momentum).
+        momentum: weight of the previous running statistics in a step (PyTorch's 1 − momentum).
         epsilon: added to the variance.
         dtype: of the output.
 
     Raises:
-        ValueError: the batch does not divide into the groups, or groups are to be synchronised.
+        ValueError: the batch size is not a multiple of the groups, or `sync` with several groups.
     """
 
     groups: int = 1
@@ -97,7 +97,7 @@ def drop_block_gamma(step: jax.Array, drop_rate: float, size: int, block_size: i
 
     Args:
         step: int [].
-        drop_rate: what it ramps up to.
+        drop_rate: the final rate.
         size: side of the feature map.
         block_size: side of a block, at most `size`.
     """
@@ -106,15 +106,15 @@ def drop_block_gamma(step: jax.Array, drop_rate: float, size: int, block_size: i
 
 
 def drop_block_mask(starts: jax.Array, block_size: int) -> jax.Array:
-    """Which positions stay when each start drops the block to its right and below.
+    """The positions that remain if each start drops the block to its right and below.
 
     Args:
         starts: bool [N, h, w, d], h = H − block_size + 1: top left corners of the dropped blocks.
         block_size: side of a block.
 
     Returns:
-        bool [N, H, W, d], False in every block. (The reference pairs starts and offsets wrongly when their counts share
-        a factor; this is what it intends.)
+        bool [N, H, W, d], False in every block. (The reference pairs starts and offsets incorrectly if their counts
+        share a factor; this function does not.)
     """
     margin = block_size - 1
     padded = jnp.pad(starts.astype(jnp.float32), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
@@ -122,8 +122,9 @@ def drop_block_mask(starts: jax.Array, block_size: int) -> jax.Array:
 
 
 class Drop(nn.Module):
-    """Dropout, or DropBlock where a block size is given; each image's mask depends on its place in the global batch
-    alone, so that the number of devices does not matter.
+    """Dropout, or DropBlock if a block size is given.
+
+    The mask of an image depends only on its position in the global batch, not on the number of devices.
 
     Attributes:
         rate: probability of dropping.
@@ -149,7 +150,7 @@ class Drop(nn.Module):
         return self.drop(x, drop_block_mask(starts, block))
 
     def drop(self, x: jax.Array, kept: jax.Array) -> jax.Array:
-        """Zeroes what is not kept and scales up the rest by the share kept in the whole batch."""
+        """Zeroes the dropped values and scales the others by the inverse share of kept values in the global batch."""
         share = jnp.mean(kept, dtype=jnp.float32)
         if self.axis_name is not None:
             share = jax.lax.pmean(share, self.axis_name)
@@ -163,14 +164,14 @@ class Drop(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What the blocks of a backbone share: how to make its convolutions and batch norms."""
+    """Constructors of the convolutions and batch norms that the blocks of a backbone share."""
 
     conv: Callable[..., Callable[[jax.Array], jax.Array]]
     norm: Callable[..., BatchNorm]
 
     @staticmethod
     def of(module: Any) -> 'Parts':
-        """From a backbone's fields."""
+        """From the fields of a backbone."""
         make = functools.partial(
             nn.Conv, use_bias=False, dtype=module.dtype, param_dtype=jnp.float32, kernel_init=_conv_init
         )
@@ -192,7 +193,7 @@ class Parts(NamedTuple):
 
 
 def run_block(block: nn.Module, remat: str, x: jax.Array, step: jax.Array, train: bool) -> jax.Array:
-    """A block's output; what `REMAT` does not keep of its inner values is computed anew for the gradient."""
+    """The output of a block; values that `REMAT` does not store are recomputed in the backward pass."""
 
     def run(block: Any, x: jax.Array, step: jax.Array) -> jax.Array:
         return block(x, train=train, step=step)
@@ -219,15 +220,15 @@ def torch_linear(features: int, *, use_bias: bool = True, name: str | None = Non
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times width, to a multiple of 8 (at least 8)."""
+    """Channels times width, rounded to a multiple of 8 (at least 8)."""
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution of each channel by itself, with the padding 'SAME' of TensorFlow.
+    """A depthwise convolution with the padding 'SAME' of TensorFlow.
 
-    On CPU it is a sum over the places of the kernel, which XLA vectorises over channels; its grouped convolution is
-    many times slower there. Other platforms use that.
+    On a CPU it is a sum over the positions of the kernel, which XLA vectorises over channels; XLA's grouped convolution
+    is many times slower there. Other platforms use the grouped convolution.
 
     Attributes:
         kernel: side of the kernel.

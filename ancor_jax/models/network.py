@@ -1,4 +1,4 @@
-"""A backbone with one of the heads of the method, which are those of `guybuk/ANCOR`."""
+"""A backbone with one of the heads of `guybuk/ANCOR`."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ HEADS = ('seq', 'fork', 'cls', 'none')
 
 
 class Outputs(NamedTuple):
-    """What a network gives for N images, float32; a part that the head lacks is None."""
+    """The outputs of a network for N images, float32; outputs that the head does not have are None."""
 
     features: jax.Array  # [N, d], the backbone's
     hidden: Any  # [N, h] jax.Array, the embedder's hidden layer
@@ -34,7 +34,7 @@ class Network(nn.Module):
         embed_dim: D.
         mlp: whether E has a hidden layer (with ReLU).
         hidden_dim: width of the hidden layer; 0 is the width d of the features.
-        normalize_embedding: the paper's text: the embedding is a unit vector (together with the next two off).
+        normalize_embedding: whether the embedding is a unit vector, as in the paper (with the next two off).
         relu_before_classifier: of 'seq'.
         classifier_bias: whether C has a bias.
 
@@ -59,13 +59,13 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0, classify: bool = True) -> Outputs:
-        """Everything the head gives; without `classify`, nothing of the classifier is computed or needed.
+        """All outputs of the head. Without `classify`, the classifier and its parameters are not used.
 
         Args:
             images: [N, H, W, 3], normalised.
             train: batch statistics and dropout (rng 'dropout'), or running statistics.
             step: training steps done, for DropBlock's schedule.
-            classify: whether class logits are wanted.
+            classify: whether to compute class logits.
         """
         feature_map = self.backbone(images, train=train, step=jnp.asarray(step, jnp.int32))
         features = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
@@ -87,31 +87,31 @@ class Network(nn.Module):
         return Outputs(features, hidden if self.mlp else None, embedding, classifier(classified))
 
     def embed(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0) -> jax.Array:
-        """The embedding [N, D] alone, from parameters without the classifier: the target network's pass."""
+        """Only the embedding [N, D], from parameters without the classifier: the pass of the target network."""
         return self(images, train=train, step=step, classify=False).embedding
 
     @nn.nowrap
     def feature_map(self, variables: Any, images: jax.Array) -> jax.Array:
-        """The backbone's map [N, h, w, d] by running statistics, before the average over space."""
+        """The feature map [N, h, w, d] of the backbone with running statistics, before the average over space."""
         backbone = {name: tree['backbone'] for name, tree in variables.items()}
         feature_map: Any = self.backbone.apply(backbone, images, train=False, step=jnp.int32(0))
         return feature_map.astype(jnp.float32)
 
     @nn.nowrap
     def features(self, variables: Any, images: jax.Array) -> jax.Array:
-        """The backbone's features [N, d] by running statistics; of `variables` only the backbone's are needed."""
+        """The features [N, d] of the backbone with running statistics; `variables` needs only the backbone."""
         return jnp.mean(self.feature_map(variables, images), axis=(1, 2))
 
 
 def class_weights(params: Any) -> jax.Array:
-    """The rows of the coarse classifier, W [C, D], from a network's parameters."""
+    """The rows W [C, D] of the coarse classifier, from the parameters of a network."""
     return params['classifier']['kernel'].T
 
 
 def cell_embeddings(params: Any, feature_map: jax.Array) -> jax.Array:
     """The embedder applied to each cell of a feature map, for heat maps: [N, h, w, d] → [N, h, w, D].
 
-    Where the head has no embedding the last hidden layer takes its place, and without that the map itself.
+    If the head has no embedding, it returns the hidden layer, and without a hidden layer the map itself.
     """
     cells = feature_map
     if 'hidden' in params:

@@ -1,7 +1,7 @@
-"""Max-pooling with a gradient of comparisons between strided slices.
+"""Max-pooling whose gradient consists of comparisons between strided slices.
 
-XLA carries out the gradient of its own windowed maximum, on CPU and GPU, as a scatter to the winners' places: many
-times slower than this one, which is a few fused selections. Values and gradient are the same.
+On CPU and GPU, XLA computes the gradient of its windowed maximum by a scatter to the positions of the maxima. This
+implementation consists of a few fused selections and is many times faster. Values and gradient are the same.
 """
 
 import functools
@@ -13,16 +13,16 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
-    """The largest value of each square window; of equal ones the first in row order gets the gradient, as in PyTorch.
+    """The maximum of each square window; the first of equal values in row order gets the gradient, as in PyTorch.
 
     Args:
         x: [N, H, W, d], floating point.
         size: side of the windows.
-        stride: distance between windows; what no whole window covers is left out.
+        stride: distance between windows; positions without a complete window are ignored.
         padding: rows and columns of −∞ on each side.
 
     Returns:
-        [N, (H + 2 padding − size) // stride + 1, likewise of W, d].
+        [N, (H + 2 padding − size) // stride + 1, the same for W, d].
     """
     sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), sides)

@@ -1,4 +1,4 @@
-"""Backbones by name: one row each, which holds everything that the rest of the program asks of a backbone."""
+"""Backbones by name: one row each, with all properties that the rest of the program uses."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Settings(NamedTuple):
-    """The settings of a backbone; each reads those that concern it.
+    """The settings of backbones; each backbone uses some of them.
 
     Attributes:
         width: factor on the number of channels.
         drop_rate, drop_block_size: see `ResNet12`.
         bn_groups, bn_sync, axis_name: see `BatchNorm`.
         dtype: of the computation.
-        remat: what is kept for the gradient, a name in `REMAT`.
+        remat: what is stored for the backward pass, a name in `REMAT`.
     """
 
     width: float = 1.0
@@ -53,9 +53,9 @@ class Backbone(NamedTuple):
     Attributes:
         create: makes the module.
         features: width d of its features, at width 1.
-        family: whose names files of its weights have, a key of `pretrained.load.IMPORTERS`.
-        smallest: the least side of an image, in pixels.
-        mean, std: of the colours that its published weights expect, on a scale of 0..1.
+        family: naming scheme of its weight files, a key of `pretrained.load.IMPORTERS`.
+        smallest: minimal side of an image, in pixels.
+        mean, std: colour statistics that its published weights expect, on a scale of 0..1.
         resize, crop: of a test image, in pixels, with its published weights.
     """
 
@@ -116,7 +116,7 @@ BACKBONES = {
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
-    'resnet12': Backbone(_resnet12, 640, 'resnet', smallest=16, resize=84, crop=84),  # four times halved
+    'resnet12': Backbone(_resnet12, 640, 'resnet', smallest=16, resize=84, crop=84),  # halved four times
     'resnet18': Backbone(_resnet('resnet18'), 512, 'resnet'),
     'resnet34': Backbone(_resnet('resnet34'), 512, 'resnet'),
     'resnet50': Backbone(_resnet('resnet50'), 2048, 'resnet'),
@@ -135,7 +135,7 @@ def create_backbone(name: str, settings: Settings) -> nn.Module:
     """The module of a backbone, images [N, H, W, 3], train, step → feature map [N, h, w, d].
 
     Args:
-        name: a key of `BACKBONES`, or 'package.module:function' for one of your own, see `custom.load`.
+        name: a key of `BACKBONES`, or 'package.module:function' for a user-defined one, see `custom.load`.
         settings: of the backbone.
 
     Raises:
@@ -161,7 +161,7 @@ def create(
     classifier_bias: bool = True,
     **settings: Any,
 ) -> Network:
-    """A network: the backbone of a name with a head.
+    """A network: a backbone with a head.
 
     Args:
         name: as in `create_backbone`.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ancor_jax.models.layers import Drop, Parts, run_block, scaled
 from ancor_jax.models.pooling import max_pool
 
-# Block class is a bottleneck or not; blocks in each of the four stages.
+# Whether blocks are bottlenecks; blocks in each of the four stages.
 RESNETS = {
     'resnet18': (False, (2, 2, 2, 2)),
     'resnet34': (False, (3, 4, 6, 3)),
@@ -51,7 +51,7 @@ class ResNet12(nn.Module):
         drop_block_size: 5, or 2 for 32×32 images.
         bn_groups, bn_sync, axis_name: see `BatchNorm`.
         dtype: of the computation.
-        remat: what is kept for the gradient, a name in `REMAT`.
+        remat: what is stored for the backward pass, a name in `REMAT`.
     """
 
     width: float = 1.0
@@ -84,7 +84,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
-        del step  # for the sake of one interface
+        del step  # unused; the interface of all blocks
         conv, norm = self.parts
         strides = (self.stride, self.stride)
         out = self.features * (4 if self.bottleneck else 1)

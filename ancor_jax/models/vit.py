@@ -1,4 +1,4 @@
-"""Vision transformers, in the form whose weights DeiT, DINO, MAE, AugReg and DINOv2 publish.
+"""Vision transformers, compatible with the published weights of DeiT, DINO, MAE, AugReg and DINOv2.
 
 Sources: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021 (arXiv 2010.11929); LayerScale: Touvron et al.,
 "Going deeper with Image Transformers", ICCV 2021 (arXiv 2103.17239); registers: Darcet et al., "Vision Transformers
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ancor_jax.models.layers import run_block
 
-# Layers and attention heads; the width is 64 a head.
+# Layers and attention heads; the width is 64 per head.
 VITS = {
     'vit_ti': (12, 3),
     'vit_s': (12, 6),
@@ -27,7 +27,7 @@ _init = nn.initializers.truncated_normal(0.02)
 
 
 def layer_norm(x: jax.Array, dtype: Any, name: str) -> jax.Array:
-    """Layer norm in float32, the variance from centred values as PyTorch has it; the output is of `dtype`."""
+    """Layer norm in float32 with the variance of centred values, as in PyTorch; the output has `dtype`."""
     norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)
 
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a perceptron of two layers, each after a layer norm and added to what came in."""
+    """Attention and an MLP of two layers, each after a layer norm and with a residual connection."""
 
     heads: int
     mlp_ratio: float
@@ -64,7 +64,7 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
-        del train, step  # for the sake of one interface
+        del train, step  # unused; the interface of all blocks
         features = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_init)
         y = layer_norm(x, self.dtype, 'norm1')
@@ -76,7 +76,7 @@ class EncoderBlock(nn.Module):
         return x + self._scaled(y, 'scale2')
 
     def _scaled(self, y: jax.Array, name: str) -> jax.Array:
-        """Times the learned factor of each channel, where there is one."""
+        """Multiplies by the learned factor of each channel (LayerScale), if there is one."""
         if not self.layer_scale:
             return y
         factor = self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],), jnp.float32)
@@ -87,12 +87,12 @@ class VisionTransformer(nn.Module):
     """A vision transformer without its classifier.
 
     The class token comes first, then the registers, then the patches by rows. The registers have no position. The
-    position embedding belongs to a square grid, and images of another size get it by `resize_grid`, within the network:
-    the parameters keep the grid of the published weights, and one network serves images of several sizes.
+    position embedding has a square grid. For images of another size, the network resizes it with `resize_grid`. The
+    parameters keep the grid of the published weights, so one network accepts images of several sizes.
 
-    What comes out, after the last norm, as a map [N, h, w, d] for `Network` to average over space: with pooling 'mean'
-    the tokens of the patches; with 'class' the class token, [N, 1, 1, d]; with 'both' the class token followed by the
-    mean of the patches, [N, 1, 1, 2d].
+    The output, after the last norm, is a map [N, h, w, d] that `Network` averages over space: with pooling 'mean' the
+    patch tokens; with 'class' the class token, [N, 1, 1, d]; with 'both' the class token followed by the mean of the
+    patch tokens, [N, 1, 1, 2d].
 
     Attributes:
         depth: blocks.
@@ -100,16 +100,16 @@ class VisionTransformer(nn.Module):
         patch: side of a patch, in pixels.
         grid: side of the position embedding, in patches: 14 for weights of 224-pixel images in patches of 16.
         registers: number of register tokens.
-        layer_scale: where LayerScale starts; 0 for none.
+        layer_scale: initial value of LayerScale; 0 for none.
         qkv_bias: whether queries, keys and values have biases.
-        mlp_ratio: hidden channels of the perceptrons, a factor on d.
+        mlp_ratio: hidden channels of the MLPs, as a factor on d.
         pooling: one of `POOLINGS`.
-        width: factor on the number of heads, and so on d.
+        width: factor on the number of heads, and therefore on d.
         dtype: of the computation.
-        remat: what is kept for the gradient, a name in `REMAT`; 'convolutions' is the same as 'blocks' here.
+        remat: what is stored for the backward pass, a name in `REMAT`; 'convolutions' equals 'blocks' here.
 
     Raises:
-        ValueError: an unknown pooling, or images that do not divide into patches.
+        ValueError: an unknown pooling, or an image size that is not a multiple of the patch size.
     """
 
     depth: int
@@ -166,10 +166,10 @@ class VisionTransformer(nn.Module):
         return class_token[:, None, None]
 
     def _tokens(self, patches: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """[N, h·w, d] → [N, 1 + registers + h·w, d]: positions added, class token and registers before."""
+        """[N, h·w, d] → [N, 1 + registers + h·w, d]: positions added, class token and registers first."""
         count, _, features = patches.shape
         first = self.param('class_token', nn.initializers.normal(1e-6), (1, features), jnp.float32)
-        positions = self.param('positions', _init, (1 + self.grid**2, features), jnp.float32)  # the class token's first
+        positions = self.param('positions', _init, (1 + self.grid**2, features), jnp.float32)  # class token first
         first = first + positions[:1]
         if self.registers:
             registers = self.param('registers', nn.initializers.normal(1e-6), (self.registers, features), jnp.float32)
@@ -182,9 +182,9 @@ class VisionTransformer(nn.Module):
 def resize_grid(grid: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """A position embedding [g, g, d] for another number of patches: [*shape, d].
 
-    Bicubic with antialiasing, as timm resizes every vision transformer and DINOv2 its networks with registers. (Other
-    code bases, DINO and DINOv2 without registers among them, leave the antialiasing out and use another cubic; where a
-    grid stays as it is there is no difference.)
+    Bicubic with antialiasing, as in timm for every vision transformer and in DINOv2 for networks with registers. (Other
+    code bases, such as DINO and DINOv2 without registers, use another cubic filter without antialiasing. There is no
+    difference if the grid keeps its size.)
     """
     if grid.shape[:2] == shape:
         return grid

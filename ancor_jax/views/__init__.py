@@ -1,1 +1,1 @@
-"""Views of images: random training views, evaluation views, and the image operations that both are made of."""
+"""Views of images: random training views, evaluation views, and the image operations of both."""

@@ -59,7 +59,7 @@ def support_variants(
         rng: the source of randomness.
         count: number of variants.
         margin: largest offset: one number, (vertical, horizontal), or those of each variant, [count, 2].
-        flip: whether every second copy, at random, is mirrored.
+        flip: whether to mirror each copy with probability 1/2.
 
     Returns:
         [count, 3] int32: offset down, offset right (0..margin, uniform), flip (0 or 1).

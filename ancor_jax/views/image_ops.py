@@ -1,8 +1,8 @@
-"""Deterministic image operations on the device, for whole batches with one parameter per sample.
+"""Deterministic image operations on the device, for batches with one parameter per sample.
 
 The operations follow Pillow's, as torchvision's transforms use them. Images are NHWC with three channels, float32 on
-0..255 unless a docstring says otherwise. Values are clipped to 0..255 after each colour operation, as Pillow does;
-Pillow's rounding to whole numbers after each operation is left out.
+0..255 unless a docstring states otherwise. Values are clipped to 0..255 after each colour operation, as in Pillow.
+Pillow's rounding to integers after each operation is omitted.
 """
 
 import math
@@ -18,10 +18,10 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's convert('L')
 
 
 def crop_resize(images: jax.Array, boxes: jax.Array, size: int, flip: jax.Array | None = None) -> jax.Array:
-    """Cuts boxes out and resizes them to squares, as Pillow's crop + resize(BILINEAR), which antialiases.
+    """Crops boxes and resizes them to squares like Pillow's crop + resize(BILINEAR), which antialiases.
 
-    Separable: two products with small weight matrices (triangle filter, widened when shrinking). Nothing
-    outside the box is looked at. A mirrored output is only a mirrored weight matrix.
+    The resampling is separable: two products with small weight matrices (triangle filter, widened for shrinking). It
+    uses no pixel outside the box. A mirrored output requires only a mirrored weight matrix.
 
     Args:
         images: [N, H, W, 3], uint8 or float, on 0..255.
@@ -40,7 +40,7 @@ def crop_resize(images: jax.Array, boxes: jax.Array, size: int, flip: jax.Array 
 
 
 def _resample_weights(start: jax.Array, length: jax.Array, place: jax.Array, out_size: int, in_size: int) -> jax.Array:
-    """[N, P, in_size]: what gives output pixels `place` [N, P] when [start, start + length) is resized."""
+    """[N, P, in_size]: weights of the output pixels `place` [N, P] of a resized [start, start + length)."""
     first, extent = (v.astype(jnp.float32)[:, None, None] for v in (start, length))
     step = extent / out_size
     centre = first + (place.astype(jnp.float32)[:, :, None] + 0.5) * step
@@ -51,7 +51,7 @@ def _resample_weights(start: jax.Array, length: jax.Array, place: jax.Array, out
 
 
 def _resample(images: jax.Array, row_weights: jax.Array, column_weights: jax.Array) -> jax.Array:
-    # Channel planes: with three channels innermost the products do not vectorise. Highest precision, as TF32
+    # Channel planes: with three innermost channels, the products do not vectorise. Highest precision, as TF32
     # or bfloat16 would lose pixel levels.
     planes = jnp.moveaxis(images.astype(jnp.float32), -1, 1)
     precision = jax.lax.Precision.HIGHEST
@@ -114,9 +114,8 @@ def color_jitter(
 ) -> jax.Array:
     """Applies the colour operations to each image in its own order.
 
-    Brightness, contrast and saturation are one and the same blend towards black, the image's mean grey or
-    each pixel's grey, so a place in the order costs one blend with a selected base, and one hue shift if hue
-    is on.
+    Brightness, contrast and saturation are the same blend towards black, the mean grey of the image or the grey of
+    each pixel. A position in the order therefore costs one blend with a selected base, and one hue shift if any.
 
     Args:
         images: [N, H, W, 3] float32 on 0..255.
@@ -189,7 +188,7 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array, max_sigma: float = 2.0) -
 
     Args:
         images: [N, H, W, 3] float32.
-        sigma: [N] pixels, at most `max_sigma`; 0 leaves the image alone.
+        sigma: [N] pixels, at most `max_sigma`; 0 does not change the image.
         max_sigma: static; fixes the number of taps (13 for 2.0).
 
     Returns:
@@ -215,7 +214,7 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array, max_sigma: float = 2.0) -
 
 
 def _box_radius(sigma: float) -> tuple[float, float, float]:
-    """Pillow's `_gaussian_blur_radius`: (radius, its whole part, its fraction) of each of the three boxes."""
+    """Pillow's `_gaussian_blur_radius`: (radius, its integer part, its fraction) of each of the three boxes."""
     variance = sigma * sigma / _BLUR_PASSES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
@@ -237,7 +236,7 @@ def _blur_kernel(sigma: jax.Array, half: int) -> jax.Array:
 def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]) -> jax.Array:
     """Images [N, H, W, 3] on 0..255 to float32 (x / 255 - mean) / std.
 
-    uint8 as the data sets hold them, or the float32 pixels that `resize_short` gives.
+    Images are uint8, as in the data sets, or float32 pixels from `resize_short`.
 
     Raises:
         ValueError: for another shape or dtype, or a std that is not positive.

@@ -1,7 +1,7 @@
-"""Random training views, made on the device: two views of each image, as MoCo v2 and `guybuk/ANCOR` make them.
+"""Random training views on the device: two views of each image, as in MoCo v2 and `guybuk/ANCOR`.
 
 A view is a random resized crop (antialiased bilinear), a flip, colour jitter in a random order per sample, random grey
-and Gaussian blur. Every random part is a thin layer over a deterministic function of `image_ops`.
+and Gaussian blur. Every random part calls a deterministic function of `image_ops`.
 """
 
 import itertools
@@ -28,7 +28,7 @@ CROP_DRAWS = 2 * CROP_ATTEMPTS + 2  # uniform numbers that a crop box takes
 
 
 class Recipe(NamedTuple):
-    """What a random training view is made of; hashable, so it can be a static argument of a jitted function.
+    """The parameters of a random training view; hashable, so it can be a static argument of a jitted function.
 
     Sizes are pixels, probabilities are per sample, `mean` and `std` are per channel for pixels on 0..1,
     `jitter` is (brightness, contrast, saturation, hue) as in torchvision's ColorJitter. A part with strength
@@ -66,14 +66,14 @@ def two_views(
         Two arrays [N, size, size, 3] float32, normalised.
 
     Raises:
-        ValueError: for images or a recipe that `random_view` refuses.
+        ValueError: for images or a recipe that `random_view` rejects.
     """
     keys, view = sample_keys(key, sample_index), of_images(recipe)
     return view(keys, images, 0), view(keys, images, 1)
 
 
 def run_rng(seed: int) -> jax.Array:
-    """The key of everything random in the steps of a run."""
+    """The key of all random numbers in the steps of a run."""
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
@@ -95,7 +95,7 @@ class RandomView(Protocol):
     """Makes one of the two random views of samples."""
 
     def __call__(self, keys: jax.Array, rows: jax.Array, number: int) -> jax.Array:
-        """float32 [n, ...] from the keys [n] of the samples, what they are made of [n, ...], and 0 or 1."""
+        """Views float32 [n, ...] from keys [n] and sources [n, ...] of the samples; `number` is the view, 0 or 1."""
         ...
 
 
@@ -110,7 +110,7 @@ def of_crops(recipe: Recipe) -> RandomView:
 
 
 def of_features(keys: jax.Array, rows: jax.Array, number: int) -> jax.Array:
-    """A random one of the V stored views of each sample; the two views of a sample differ where V is more than one.
+    """Selects one of the V stored views of each sample at random. The two views of a sample differ if V > 1.
 
     Args:
         keys: [n], of the samples.
@@ -160,7 +160,7 @@ def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array
 def finish_two_views(
     key: jax.Array, query: jax.Array, key_view: jax.Array, sample_index: jax.Array, recipe: Recipe
 ) -> tuple[jax.Array, jax.Array]:
-    """`two_views` of images that were cropped and resized elsewhere, each view by its own box.
+    """`two_views` of images that are already cropped and resized, each view with its own box.
 
     Args:
         key, sample_index, recipe: as `two_views`.
@@ -174,7 +174,7 @@ def finish_two_views(
 
 
 def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:
-    """What `random_view` does after the crop: flip, colours, grey, blur, normalisation.
+    """The operations of `random_view` after the crop: flip, colours, grey, blur, normalisation.
 
     Args:
         keys: [N] typed keys.
@@ -201,8 +201,8 @@ def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:
 def _draws(keys: jax.Array) -> jax.Array:
     """Uniform numbers [N, ...] for all parts of a view: box, flip, grey, blur, its sigma, jitter.
 
-    One draw for all compiles and runs far faster than a key for each. Each part has its own fixed numbers, so that
-    switching one on leaves the others' as they were.
+    One draw for all parts compiles and runs much faster than one key per part. Each part uses fixed positions of the
+    draw, so enabling one part does not change the numbers of the others.
     """
     return jax.vmap(lambda key: jax.random.uniform(key, (CROP_DRAWS + 10,)))(keys)
 
@@ -222,7 +222,7 @@ def _recolour(draws: jax.Array, view: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises ValueError, in one sentence, for the first value of the recipe that is out of range."""
+    """Raises ValueError for the first value of the recipe that is out of range."""
     if recipe.size < 1:
         raise ValueError(f'recipe.size is {recipe.size}; set the side of the view in pixels, at least 1')
     check_mean_std(recipe.mean, recipe.std)
@@ -246,10 +246,10 @@ def check_recipe(recipe: Recipe) -> None:
 def crop_box(
     key: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> jax.Array:
-    """A random box as torchvision's RandomResizedCrop draws it, for one image.
+    """A random box of one image, drawn as in torchvision's RandomResizedCrop.
 
     Ten attempts at an area U(scale) of the image with a log-uniform aspect ratio (width / height); the first
-    that fits is placed uniformly; if none fits, the largest centred box within the ratio limits.
+    that fits is placed uniformly. If none fits, the box is the largest centred one within the ratio limits.
 
     Returns:
         [4] int32: top, left, height, width.
@@ -287,13 +287,13 @@ def fallback_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
 
 
 def _whole(draws: jax.Array, count: jax.Array) -> jax.Array:
-    """Uniform numbers on [0, 1) to whole numbers 0 .. count - 1."""
+    """Uniform numbers on [0, 1) to integers 0 .. count - 1."""
     number = jnp.floor(draws * count.astype(jnp.float32)).astype(jnp.int32)
     return jnp.minimum(number, count - 1)  # u * n can round up to n in float32
 
 
 def _jitter_from_draws(draws: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """ColorJitter with the recipe's strengths from uniforms [N, 6]: four factors, order, whether at all."""
+    """ColorJitter with the recipe's strengths from uniforms [N, 6]: four factors, order, and whether to apply it."""
     enabled = [operation for operation, strength in enumerate(recipe.jitter) if strength]
     orders = np.asarray(list(itertools.permutations(enabled)), np.int32)
     index = _whole(draws[:, 4], jnp.full(draws.shape[0], len(orders)))
