@@ -42,10 +42,10 @@ _WORKDIR = flags.DEFINE_string(
     'other settings differ from those of the file, or runs/comparison.',
 )
 _RUNS = flags.DEFINE_list('runs', [], 'Of compare: work directories; differences are to the first.')
-_IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, in place of the data set.')
+_IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, instead of the data set.')
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
 _UNKNOWN = flags.DEFINE_float(
-    'unknown', None, 'Of classify: an answer less probable than this is unknown; short for --config.eval.unknown_below.'
+    'unknown', None, 'Of classify: answers below this probability are unknown; short for --config.eval.unknown_below.'
 )
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
 _CACHE = flags.DEFINE_string(
@@ -54,7 +54,7 @@ _CACHE = flags.DEFINE_string(
     'Directory of compiled programs, for the next start; empty for none. JAX_COMPILATION_CACHE_DIR overrides it.',
 )
 
-# ---- Modes. Each function imports its command, so that --help and misspelt flags are answered at once.
+# ---- Modes. Each function imports its command, so that --help and errors in flags are fast.
 
 
 def _train(settings: 'config.Config', directory: pathlib.Path) -> None:
@@ -137,7 +137,8 @@ _MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do; see above.'
 
 _EPILOGUE = """
 Exit codes: 0, the command is done; 1, it is not, and the last line that starts with 'error:' is the reason; 75, a
-signal (SIGTERM, SIGHUP, SIGINT) ended it, and the same command resumes it; 130, a second SIGINT ended it at once.
+signal (SIGTERM, SIGHUP, SIGINT) ended it, and the same command resumes it; 130, a second SIGINT ended it
+immediately.
 """
 
 # ---- The program.
@@ -163,7 +164,7 @@ def run(argv: list[str]) -> None:
         sys.exit(f'error: {argv[1]!r} is not a flag; write --config=NAME and --config.section.field=value.')
     mode = MODES[_MODE.value]
     _check_flags(mode)
-    logging.set_verbosity(logging.FATAL)  # Orbax logs every step of every checkpoint, and what it raises anyway
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every step of every checkpoint, and the errors that it raises
     try:  # after the flags are checked: these imports take seconds
         from ancor_jax import config, data
         from ancor_jax.runtime import checkpoint, distributed
@@ -201,7 +202,7 @@ def run(argv: list[str]) -> None:
 
 
 def _check_flags(mode: Mode) -> None:
-    """Ends the program if the configuration or another flag is missing that the mode needs."""
+    """Exits the program if the configuration or another required flag of the mode is missing."""
     if not all(flags.FLAGS[need.partition('=')[0].lstrip('-')].value for need in mode.needs):
         needs = '; and '.join(mode.needs)
         sys.exit(f'error: --mode={_MODE.value} needs {needs}.')
@@ -243,7 +244,7 @@ def _path(value: str | None) -> pathlib.Path:
 
 
 def _join(settings: 'config.Config') -> None:
-    """Finds the other processes of the run; only the first one prints."""
+    """Connects to the other processes of the run; only the first one prints."""
     from ancor_jax.runtime import distributed
 
     if _MODE.value != 'train':
@@ -272,7 +273,7 @@ def _stop(message: str, several: bool = True) -> None:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    """What to install; an error in this package's own imports is raised again."""
+    """The message for a missing package; an import error of this package itself is raised again."""
     if not error.name or error.name.partition('.')[0] in ('ancor_jax', 'configs'):
         raise error
     return f'error: the package {error.name!r} is missing; {arguments.installation()} installs it.'
@@ -283,18 +284,18 @@ def _first_line(error: Exception) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; any error in them or in the config file becomes one sentence."""
+    """Parses the flags; any error in them or in the config file becomes a one-sentence message."""
     try:
         return flags.FLAGS(argv)
     except ModuleNotFoundError as error:
         sys.exit(_missing(error))
-    except Exception as error:  # config files and ml_collections raise what they like
+    except Exception as error:  # config files and ml_collections raise various errors
         sys.exit(f'error: {_sentence(error)}')
 
 
 def _sentence(error: Exception) -> str:
     text = str(error).strip()
-    # ml_collections puts the traceback of a failing config file into the message; its last line is the error.
+    # The message of ml_collections contains the traceback of a failing config file; its last line is the error.
     if 'Traceback' in text:
         lines = [line.strip() for line in text.replace('\\n', '\n').splitlines() if line.strip()]
         return lines[-1].partition(': ')[2].strip('\'"').replace('\\', '')
@@ -307,7 +308,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _program() -> str:
-    """How the program was started."""
+    """The command that started the program."""
     name = pathlib.Path(sys.argv[0]).name
     return f'python {name}' if name.endswith('.py') else name
 

@@ -1,4 +1,4 @@
-"""The configuration: its fields, and the checks that refuse what cannot work before any work starts."""
+"""The configuration: its fields, and checks that reject invalid values before a run starts."""
 
 from ancor_jax.config.build import check, fields, from_mapping, to_dict
 from ancor_jax.config.constraints import ConfigError

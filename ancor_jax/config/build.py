@@ -26,10 +26,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot work.
+    """Rejects a configuration that cannot work.
 
     Raises:
-        ConfigError: one sentence: which field, what it is, what it may be.
+        ConfigError: one sentence with the field, its value and the allowed values.
     """
     for name, value, kind in fields(config):
         _check_value(name, value, kind)
@@ -47,7 +47,7 @@ def fields(section: Any, prefix: str = '') -> Iterator[tuple[str, Any, Any]]:
 
 
 def _check_value(name: str, value: Any, kind: Any) -> None:
-    """Checks a value, and the items of a tuple, against the constraints beside the field."""
+    """Checks a value, and the items of a tuple, against the constraints of the field."""
     if get_origin(kind) is Annotated:
         kind, *constraints = get_args(kind)
         for constraint in constraints:

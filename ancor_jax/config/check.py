@@ -1,4 +1,4 @@
-"""Fields that contradict each other."""
+"""Checks of fields that contradict each other."""
 
 import math
 
@@ -9,10 +9,10 @@ from ancor_jax.methods import METHODS
 
 
 def check_contradictions(config: Config) -> None:
-    """Refuses fields that are at odds with each other.
+    """Rejects fields that contradict each other.
 
     Raises:
-        ConfigError: one sentence: which fields, what they are, what to change.
+        ConfigError: one sentence with the fields, their values and what to change.
     """
     _check_backbone(config.model)
     _check_features(config)
@@ -94,7 +94,7 @@ def _check_cluster(cluster: Cluster) -> None:
 
 
 def _check_backbone(model: Model) -> None:
-    if ':' not in model.name:  # 'package.module:function' is a network of the user's own
+    if ':' not in model.name:  # 'package.module:function' is a user-defined network
         OneOf(models.NAMES).check('model.name', model.name)
 
 

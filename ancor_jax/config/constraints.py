@@ -1,4 +1,4 @@
-"""What a field of the configuration may be: constraints that stand beside the field, in its `Annotated` type."""
+"""Constraints on the fields of the configuration, as metadata of their `Annotated` types."""
 
 import difflib
 import math
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class ConfigError(ValueError):
-    """A field that is unknown, of the wrong type, out of range, or at odds with another."""
+    """A field that is unknown, of the wrong type, out of range, or in contradiction to another."""
 
 
 class Above(NamedTuple):
@@ -32,7 +32,7 @@ class AtLeast(NamedTuple):
 
 
 class Within(NamedTuple):
-    """A number in low..high, or below high; `why` says what the limit is."""
+    """A number in low..high, or below high; `why` explains the limit."""
 
     low: float
     high: float
@@ -60,7 +60,7 @@ class OneOf(NamedTuple):
 
 
 class Length(NamedTuple):
-    """A tuple of so many items; `what` names them."""
+    """A tuple of a fixed length; `what` names the items."""
 
     size: int
     what: str
@@ -71,7 +71,7 @@ class Length(NamedTuple):
 
 
 class NotEmpty(NamedTuple):
-    """A tuple with an item at least."""
+    """A tuple with at least one item."""
 
     def check(self, name: str, value: Any) -> None:
         if not value:
@@ -79,6 +79,6 @@ class NotEmpty(NamedTuple):
 
 
 def suggestion(value: Any, allowed: Collection[str]) -> str:
-    """ " Did you mean 'name'?", or nothing where no name is close."""
+    """ " Did you mean 'name'?", or an empty string if no name is close."""
     close = difflib.get_close_matches(str(value), list(allowed), n=1)
     return f' Did you mean {close[0]!r}?' if close else ''

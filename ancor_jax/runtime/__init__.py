@@ -1,1 +1,1 @@
-"""Where a run is stored and what it runs on: work directory, checkpoints, metrics, devices, processes."""
+"""The environment of a run: work directory, checkpoints, metrics, devices, processes."""

@@ -1,7 +1,7 @@
 """The arguments of the command line, completed before the flags are parsed.
 
 absl and ml_collections parse `--config=FILE` and `--config.section.field=value`. `complete` adds configurations by
-name, the configuration of a stored run, flags in any order, and one sentence for a misspelt field.
+name, the configuration of a stored run, flags in any order, and a one-sentence error for a misspelt field.
 """
 
 import difflib
@@ -16,8 +16,8 @@ import ancor_jax
 if TYPE_CHECKING:
     from ancor_jax.config import Config
 
-RUN = 'run'  # the configuration that reads the one of a stored run
-# Fields of the configuration that hold a path, or several.
+RUN = 'run'  # the configuration file that loads the configuration of a stored run
+# Fields of the configuration that contain one or several paths.
 PATH_FIELDS = ('data.dir', 'data.manifest', 'data.fine_to_coarse', 'data.cache', 'train.feature_cache', 'eval.models')
 _WITH_VALUE = re.compile(r'--?(mode|workdir|config|config\.[^=]+)')  # their value may be the next argument
 _FIELD = re.compile(r'--(no)?config\.([^=]+)(?:=(.*))?', re.DOTALL)
@@ -25,11 +25,11 @@ _BOOLEANS = ('true', 'false', 't', 'f', '1', '0')
 
 
 class ArgumentError(ValueError):
-    """An argument that names something that is not there, or a value of the wrong type."""
+    """An argument with an unknown name, or a value of the wrong type."""
 
 
 def complete(argv: Sequence[str], stored: Collection[str] = (), without: Collection[str] = ()) -> list[str]:
-    """The arguments in a form that absl and ml_collections parse.
+    """Completes the arguments so that absl and ml_collections can parse them.
 
     Args:
         argv: the program and its arguments.
@@ -40,7 +40,7 @@ def complete(argv: Sequence[str], stored: Collection[str] = (), without: Collect
         The program, `--config=PATH[:VARIANT]` if there is a configuration, then the other arguments.
 
     Raises:
-        ArgumentError: one sentence: a configuration or a field that does not exist, or a value of the wrong type.
+        ArgumentError: a configuration or a field that does not exist, or a value of the wrong type.
     """
     program, *arguments = argv
     end = arguments.index('--') if '--' in arguments else len(arguments)
@@ -73,7 +73,7 @@ def expand(path: str) -> str:
 
 
 def expand_fields(settings: 'Config') -> None:
-    """Replaces `~` and environment variables in the fields that hold paths."""
+    """Replaces `~` and environment variables in the fields that contain paths."""
     for name in PATH_FIELDS:
         section, _, field = name.partition('.')
         target = getattr(settings, section)
@@ -167,7 +167,7 @@ def _check_field(name: str, value: str | None, kinds: dict[str, Any]) -> None:
 
 
 def _close_fields(name: str, kinds: dict[str, Any]) -> list[str]:
-    """Flags of the fields that are probably meant: of the same name in another section, or of a similar one."""
+    """Flags of fields with the same name in another section, or with a similar name."""
     last = name.rpartition('.')[2]
     same = [field for field in kinds if field.rpartition('.')[2] == last]
     close = same or difflib.get_close_matches(name, kinds, n=1)

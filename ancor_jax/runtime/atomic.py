@@ -16,7 +16,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a NumPy archive (.npz), and its directory where that is missing."""
+    """Writes a NumPy archive (.npz), and creates its directory if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as file:
         np.savez(file, **dict(arrays))  # type: ignore[arg-type]
@@ -24,7 +24,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that takes its place at the end; both it and the directory are flushed."""
+    """A temporary file that replaces `path` at the end; the file and the directory are flushed."""
     part = path.with_name(path.name + '.part')
     try:
         with part.open('wb') as file:
@@ -39,12 +39,12 @@ def _replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Flushes a file, or the names in a directory, to the disk."""
+    """Flushes a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some network file systems flush no directories
+        if not path.is_dir():  # some network file systems cannot flush directories
             raise
     finally:
         os.close(descriptor)

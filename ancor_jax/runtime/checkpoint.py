@@ -1,11 +1,11 @@
-"""Checkpoints of a run: the latest ones, to resume from, and the best by validation. All of Orbax's input and output.
+"""Checkpoints of a run: the latest ones, to resume from, and the best by validation. Uses Orbax.
 
-    <directory>/latest/<step>/   the last few, of which the newest is resumed
-    <directory>/best/<step>/     the one with the best validation score, a copy of its own
+    <directory>/latest/<step>/   the last checkpoints; a run resumes from the newest
+    <directory>/best/<step>/     a copy of the checkpoint with the best validation score
 
-A checkpoint is a directory with Orbax's files in `default` and a manifest of their hashes. It is written under another
-name and renamed when it is complete, so that a directory with a number for a name is a complete checkpoint. One that
-has changed since is set aside, and the one before takes its place.
+A checkpoint is a directory with Orbax's files in `default` and a manifest of their hashes. It is written under a
+temporary name and renamed when it is complete, so a directory whose name is a number is a complete checkpoint. A
+damaged checkpoint is renamed, and the previous one is used.
 """
 
 import functools
@@ -42,10 +42,10 @@ class Checkpoints:
     """The checkpoints of a run, written in the background. One run opens a directory at a time."""
 
     def __init__(self, directory: pathlib.Path, keep: int = 2) -> None:
-        """Removes what earlier kills have left, verifies the checkpoints and sets the damaged ones aside.
+        """Removes incomplete files of killed processes, verifies the checkpoints and renames damaged ones.
 
         Args:
-            directory: of the checkpoints; made where there is none.
+            directory: of the checkpoints; created if it does not exist.
             keep: number of latest checkpoints to keep.
 
         Raises:
@@ -67,7 +67,7 @@ class Checkpoints:
         self._facts = {} if latest is None else checkpoint_files.facts(self._path(LATEST, latest))
 
     def step(self, kind: str = LATEST) -> int | None:
-        """The step of the newest checkpoint of that kind, None where there is none."""
+        """The step of the newest checkpoint of that kind, None if there is none."""
         return max(checkpoint_files.steps(self._directory / kind), default=None)
 
     def best_score(self) -> float:
@@ -80,16 +80,16 @@ class Checkpoints:
         return bool(self._facts.get('epoch_is_open', False))
 
     def save(self, step: int, state: Any, score: float | None = None, *, epoch_is_open: bool = False) -> bool:
-        """Saves a state as the latest, and as the best one if its score beats the best so far.
+        """Saves a state as the latest, and as the best if its score is higher than the best so far.
 
         Returns when the arrays have been copied; the files are written in the background. The best is complete before
-        the latest becomes visible: a run that is killed between the two repeats the validation.
+        the latest becomes visible: a run that is killed in between repeats the validation.
 
         Args:
             step: of the state.
             state: a tree of arrays.
             score: of its validation.
-            epoch_is_open: whether the validation of the epoch that ends here is still to be done.
+            epoch_is_open: whether the validation at the end of this epoch is still pending.
 
         Returns:
             Whether the score is the best so far.
@@ -101,7 +101,7 @@ class Checkpoints:
         self.wait()
         if (name := _first_not_finite(state)) is not None:
             raise FloatingPointError(f'{name} is not finite at step {step}')
-        is_best = score is not None and score > self.best_score()  # not so for nan
+        is_best = score is not None and score > self.best_score()  # False for NaN
         if is_best:
             assert score is not None
             self._best = Best(step, score)
@@ -112,7 +112,7 @@ class Checkpoints:
         writing = self._path(LATEST, step, WRITING)
         try:
             self._checkpointer.save(writing / ITEM, args=ocp.args.StandardSave(state), force=True)
-        except Exception as error:  # Orbax and TensorStore raise what they like
+        except Exception as error:  # Orbax and TensorStore raise various errors
             raise self._not_written(step, error) from error
         self._finishing = threading.Thread(target=self._finish, args=(step, facts, is_best), name='finish_checkpoint')
         self._finishing.start()
@@ -120,7 +120,7 @@ class Checkpoints:
         return is_best
 
     def check(self) -> None:
-        """Raises a CheckpointError if a checkpoint could not be written; waits for none."""
+        """Raises a CheckpointError if a checkpoint could not be written; does not wait."""
         if self._failure is not None:
             (step, error), self._failure = self._failure, None
             raise self._not_written(step, error) from error
@@ -167,11 +167,11 @@ class Checkpoints:
                 )
         try:
             return self._checkpointer.restore(path / ITEM, args=ocp.args.StandardRestore(abstract_state))
-        except Exception as error:  # Orbax and TensorStore raise what they like
+        except Exception as error:  # Orbax and TensorStore raise various errors
             raise _unreadable(path, _first_line(error)) from error
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for the checkpoint that is being written."""
         try:
             self.wait()
         finally:
@@ -227,10 +227,10 @@ class Checkpoints:
 def restore_parts(
     directory: pathlib.Path, kind: str, names: Sequence[str], sharding: jax.sharding.Sharding
 ) -> tuple[int, dict[str, Any]]:
-    """Some parts of a state alone, such as 'params' and 'batch_stats'. Changes nothing in the directory.
+    """Restores only some parts of a state, such as 'params' and 'batch_stats'. Does not change the directory.
 
     Args:
-        directory: what `Checkpoints` was given.
+        directory: the directory of `Checkpoints`.
         kind: 'latest' or 'best'.
         names: of the parts, which are trees of arrays.
         sharding: where their arrays are placed.
@@ -251,10 +251,10 @@ def restore_parts(
                 arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
                 restore = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True)
                 return steps[-1], checkpointer.restore(path / ITEM, args=restore)
-        except Exception as error:  # Orbax and TensorStore raise what they like
+        except Exception as error:  # Orbax and TensorStore raise various errors
             if path.exists():
                 raise _unreadable(path, _first_line(error)) from error
-            # A run that is training has replaced it.
+            # A running training has replaced it.
     raise _missing(directory, kind)
 
 
@@ -264,11 +264,11 @@ def abstract(state: State, sharding: jax.sharding.Sharding) -> State:
 
 
 def _stored_arrays(path: pathlib.Path) -> dict[str, list[Any]]:
-    """`_arrays` of a checkpoint, as Orbax has recorded them."""
+    """`_arrays` of a checkpoint, from the metadata of Orbax."""
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             return _arrays(checkpointer.metadata(path / ITEM).item_metadata.tree)
-    except Exception as error:  # Orbax raises what it likes
+    except Exception as error:  # Orbax raises various errors
         raise manifest.DamagedError(f'its metadata cannot be read: {_first_line(error)}') from error
 
 
@@ -312,7 +312,7 @@ def _missing(directory: pathlib.Path, kind: str) -> CheckpointError:
 
 def _unreadable(path: pathlib.Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f'The checkpoint {path} cannot be read ({reason}); --mode=train sets it aside and resumes from the one before.'
+        f'The checkpoint {path} cannot be read ({reason}); --mode=train renames it and resumes from the previous one.'
     )
 
 

@@ -1,7 +1,7 @@
-"""Directories of checkpoints: their names, their verification, and changes that a kill at any moment survives.
+"""Directories of checkpoints: their names, their verification, and changes that are safe against a kill at any time.
 
-A directory with a number for a name is a complete checkpoint. Everything else has an end to its name that says what it
-is.
+A directory whose name is a number is a complete checkpoint. All other directories have a suffix that states their
+purpose.
 """
 
 import json
@@ -21,7 +21,7 @@ _REPLACED, _DELETING, _DAMAGED = '.replaced', '.deleting', '.damaged'
 
 
 class CheckpointError(ValueError):
-    """No checkpoint where one is needed, one of another model, or one that cannot be read or written."""
+    """A checkpoint is missing, belongs to another model, or cannot be read or written."""
 
 
 def steps(directory: pathlib.Path) -> list[int]:
@@ -32,10 +32,10 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def facts(path: pathlib.Path) -> dict[str, Any]:
-    """What a checkpoint records about itself: 'step', 'score' and others, see `Checkpoints.save`.
+    """The metadata of a checkpoint: 'step', 'score' and others, see `Checkpoints.save`.
 
     Raises:
-        DamagedError: it records nothing, or not what was written.
+        DamagedError: the metadata are missing or differ from what was written.
     """
     if not _is_of_version_1(path):
         return manifest.read(path)
@@ -48,7 +48,7 @@ def facts(path: pathlib.Path) -> dict[str, Any]:
 
 
 def verify(path: pathlib.Path) -> dict[str, Any]:
-    """The facts of a checkpoint, after all its files have been compared with their hashes.
+    """Compares all files of a checkpoint with their hashes and returns its facts.
 
     Raises:
         DamagedError: a file is missing or differs.
@@ -72,7 +72,7 @@ def copy(source: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def publish(complete: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a complete directory the name of a checkpoint; the directory that had it goes afterwards."""
+    """Renames a complete directory to the name of a checkpoint, then deletes the previous directory."""
     replaced = path.with_name(path.name + _REPLACED)
     if path.exists():
         path.rename(replaced)
@@ -82,12 +82,12 @@ def publish(complete: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def delete(path: pathlib.Path) -> None:
-    """Deletes a checkpoint; a part of it never bears its name."""
+    """Deletes a checkpoint; an incomplete part never has its name."""
     shutil.rmtree(path.rename(path.with_name(path.name + _DELETING)))
 
 
 def tidy(directory: pathlib.Path) -> None:
-    """Removes what a killed process has left, and undoes a replacement that it has not completed."""
+    """Removes incomplete files of a killed process, and reverts its incomplete replacements."""
     for kind in (LATEST, BEST):
         (directory / kind).mkdir(parents=True, exist_ok=True)
         for path in sorted((directory / kind).iterdir()):
@@ -98,10 +98,10 @@ def tidy(directory: pathlib.Path) -> None:
 
 
 def set_damaged_aside(directory: pathlib.Path) -> None:
-    """Verifies the newest latest checkpoint and the best one. A damaged one is renamed and the one before is verified.
+    """Verifies the newest checkpoint and the best one. Renames a damaged one and verifies the previous one.
 
-    The best checkpoint is a complete one: it takes the place of the latest where none of those is intact. Where the
-    best one is lost, it is taken from the latest ones if it is among them.
+    If no latest checkpoint is intact, the best checkpoint replaces it. If the best one is lost, it is restored from the
+    latest ones if they contain it.
 
     Raises:
         CheckpointError: there were checkpoints, and none is intact.
@@ -125,7 +125,7 @@ def set_damaged_aside(directory: pathlib.Path) -> None:
 
 
 def _intact(directory: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Step and facts of the intact checkpoints in a directory, from the newest; the others are set aside."""
+    """Step and facts of the intact checkpoints in a directory, newest first; the others are renamed."""
     for step in reversed(steps(directory)):
         path = directory / str(step)
         try:
@@ -142,12 +142,12 @@ def _intact(directory: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _recover_best(directory: pathlib.Path, recorded: list[Any] | None, intact_score: float | None) -> None:
-    """Looks for the best checkpoint, where it is lost, among the latest ones.
+    """Restores the best checkpoint, if it is lost, from the latest ones.
 
     Args:
         directory: of the checkpoints.
-        recorded: step and score of the best one, by the latest one.
-        intact_score: of the best checkpoint that is there.
+        recorded: step and score of the best one, as recorded in the latest one.
+        intact_score: score of the best checkpoint that exists.
     """
     if recorded is None or (intact_score is not None and intact_score >= recorded[1]):
         return

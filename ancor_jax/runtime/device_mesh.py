@@ -1,4 +1,4 @@
-"""Devices: the mesh, and mapping a per-device function over it."""
+"""The device mesh, and the placement of arrays on it."""
 
 import collections
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ AXIS = 'batch'
 
 
 def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
-    """A mesh of one axis, `AXIS`, over devices in the order of their processes, as many of each.
+    """A mesh of one axis, `AXIS`, over devices in the order of their processes, with the same number per process.
 
     Args:
-        num_devices: 0: all, or where there are more ghost groups than one, as many as divide them.
+        num_devices: 0: all, or with several ghost groups, the largest number that divides them.
         groups: of batch norm, see `ghost_groups`.
 
     Raises:
-        ValueError: more devices are asked for than there are, or they do not divide over the processes.
+        ValueError: `num_devices` exceeds the available devices or is not a multiple of the processes.
     """
     devices, count = jax.devices(), jax.process_count()
     of_process = collections.Counter(device.process_index for device in devices)
@@ -52,19 +52,19 @@ def local_mesh() -> Mesh:
 
 
 def chosen(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
-    """`count` of the devices, as many of each process, in the order of the processes."""
+    """`count` of the devices, the same number per process, in the order of the processes."""
     processes = sorted({device.process_index for device in devices})
     of_each = [[device for device in devices if device.process_index == index] for index in processes]
     return [device for some in of_each for device in some[: count // len(processes)]]
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
-    # Not `jax.make_mesh`: it orders devices by how they are wired, and rows of a batch must follow the processes.
+    # Not `jax.make_mesh`: it orders devices by topology, and the rows of a batch must follow the processes.
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree on every device of the mesh; every process has it."""
+    """Replicates a tree, which every process has, on every device of the mesh."""
     return jax.tree.map(lambda array: _placed(array, NamedSharding(mesh, P())), tree)
 
 
@@ -81,16 +81,16 @@ def _placed(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def from_processes(arrays: Any, mesh: Mesh) -> Any:
-    """Arrays split over the devices along their first dimension, of which each process holds its own devices' part."""
+    """Arrays split over the devices along their first dimension, from the local part of each process."""
     sharding = NamedSharding(mesh, P(AXIS))
     return jax.tree.map(lambda part: jax.make_array_from_process_local_data(sharding, part), arrays)
 
 
 def ghost_groups(groups: int, num_devices: int, batch_size: int) -> tuple[int, bool, bool]:
-    """How `groups` batch-norm groups of the global batch fall on the devices.
+    """Distributes `groups` batch-norm groups of the global batch over the devices.
 
     Args:
-        groups: 0: one for each device; 1: one, synchronised over the devices; more: ghost groups, whatever the number
+        groups: 0: one per device; 1: one, synchronised over the devices; more: ghost groups, independent of the number
             of devices.
         num_devices: of the mesh.
         batch_size: the global batch.
@@ -99,7 +99,7 @@ def ghost_groups(groups: int, num_devices: int, batch_size: int) -> tuple[int, b
         (groups on each device, whether to synchronise over devices, whether to shuffle keys over groups).
 
     Raises:
-        ValueError: groups, devices and batch do not divide.
+        ValueError: groups, devices and batch size are not divisible as required.
     """
     if batch_size % num_devices:
         raise ValueError(
@@ -120,7 +120,7 @@ def ghost_groups(groups: int, num_devices: int, batch_size: int) -> tuple[int, b
 
 
 def check_queue(size: int, num_devices: int) -> None:
-    """Raises a ValueError where a class's slots do not divide over the devices."""
+    """Raises a ValueError if the slots of a class are not divisible by the number of devices."""
     if size % num_devices:
         below = size // num_devices * num_devices
         sizes = ' or '.join(str(choice) for choice in (below, below + num_devices) if choice)
@@ -131,5 +131,5 @@ def check_queue(size: int, num_devices: int) -> None:
 
 
 def platform(mesh: Mesh) -> str:
-    """The kind of its devices: 'cpu', 'gpu', 'tpu'."""
+    """The platform of its devices: 'cpu', 'gpu', 'tpu'."""
     return str(mesh.devices.flat[0].platform)

@@ -1,4 +1,4 @@
-"""Several processes of one run: joining them, who speaks for all, and one answer for all."""
+"""Several processes of one run: initialisation, the first process, barriers and consensus."""
 
 import faulthandler
 import itertools
@@ -10,34 +10,34 @@ import numpy as np
 
 from ancor_jax.runtime import device_mesh
 
-# A process that has not been heard of for so long is taken for dead, and the others stop.
+# A process without a heartbeat for this long counts as dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
 _SHUTDOWN_SECONDS = 30  # between the ends of the first process and the last
 _JOIN_SECONDS = 300
-# For a process that runs but does not reach the barrier: it may be preparing data that the others have.
+# For a process that has not reached the barrier: it may be preparing data that the others already have.
 _WAIT_SECONDS = 2 * 60 * 60
 _barriers = itertools.count()
 
 
 class ProcessError(RuntimeError):
-    """The processes of a run cannot come together, or one of them has ended before the others."""
+    """The processes of a run cannot connect, or one of them has ended before the others."""
 
 
 def join(coordinator: str, count: int, index: int) -> None:
-    """Makes this process one of several of a run; before anything else is done with JAX.
+    """Makes this process one of several of a run. Call it before any other use of JAX.
 
     Args:
-        coordinator: 'host:port' of the first process; '' where the environment of the cluster provides it (Slurm,
-            Open MPI, Cloud TPU, Kubernetes, as JAX knows them).
+        coordinator: 'host:port' of the first process; '' if JAX can detect the cluster (Slurm, Open MPI, Cloud TPU,
+            Kubernetes).
         count: number of processes; with `coordinator`.
         index: of this one, from 0; with `coordinator`.
 
-    Waits at most five minutes for the others; JAX then ends this process, saying so.
+    Waits at most five minutes for the others. Then JAX ends this process with an error message.
 
     Raises:
         ProcessError: no cluster is found, or the coordinator's address cannot be used.
     """
-    # JAX's service would handle SIGTERM alone; `interruption` handles all signals, and `Consensus` agrees on the step.
+    # JAX's service would handle only SIGTERM; `interruption` handles all signals, and `Consensus` agrees on the step.
     jax.config.update('jax_enable_preemption_service', False)
     given: dict[str, Any] = {}
     there = f'{count} processes at {coordinator}' if coordinator else 'the processes of the cluster'
@@ -58,9 +58,9 @@ def join(coordinator: str, count: int, index: int) -> None:
             else 'set cluster.coordinator, cluster.processes and cluster.process'
         )
         first_line = next(iter(str(error).splitlines()), '')
-        raise ProcessError(f'the processes did not come together ({first_line}); {advice}.') from error
+        raise ProcessError(f'the processes could not connect ({first_line}); {advice}.') from error
 
-    # When another process dies, JAX ends this one by SIGABRT after saying why; a dump of all threads would bury that.
+    # When another process dies, JAX prints the reason and ends this one by SIGABRT; a dump of threads would hide it.
     faulthandler.disable()
 
 
@@ -75,7 +75,7 @@ def is_first() -> bool:
 
 
 def broadcast_from_first(value: float) -> float:
-    """The first process's value, in all of them: what decides for all must not differ by a rounding error."""
+    """The value of the first process, on all of them: a common decision must not depend on rounding errors."""
     if not several():
         return value
     from jax.experimental import multihost_utils
@@ -84,10 +84,10 @@ def broadcast_from_first(value: float) -> float:
 
 
 class Consensus:
-    """Flags that any process may raise, such as that it has received a signal, and on which all act at the same step.
+    """Flags that any process can raise, for example after a signal, and that all processes act on at the same step.
 
-    The maximum over the devices is computed behind the training steps and read one call later, so that no process
-    waits for another. One process alone reads its own flags at once.
+    The maximum over the devices is dispatched after the training steps and read one call later, so no process waits
+    for another. A single process reads its own flags immediately.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh) -> None:
@@ -109,10 +109,10 @@ class Consensus:
 
 
 def wait(name: str) -> None:
-    """Until all processes have come here, however late: at most two hours.
+    """Waits for all processes, at most two hours.
 
-    Not by a collective of the devices, which on CPU gives up after half a minute and, at the end of a run, lets a
-    process go before the others know.
+    This does not use a collective of the devices. On CPU, collectives time out after half a minute, and at the end of a
+    run they let a process exit before the others have received the result.
     """
     if several():
         from orbax.checkpoint import multihost
@@ -125,7 +125,7 @@ def check_same(content: bytes) -> None:
     """Checks that all processes have the same content.
 
     Raises:
-        ProcessError: in all of them, where one has another.
+        ProcessError: in all processes, if one of them has different content.
     """
     if several():
         from jax.experimental import multihost_utils
@@ -139,7 +139,7 @@ def check_same(content: bytes) -> None:
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error says that another process is no longer there to compute with."""
+    """Whether an error means that another process has ended."""
     text = f'{type(error).__name__}: {error}'
     signs = ('Connection closed by peer', 'Connection reset', 'Gloo', 'NCCL', 'UNAVAILABLE', 'heartbeat', 'DEADLINE')
     return several() and 'Runtime' in text and any(sign in text for sign in signs)

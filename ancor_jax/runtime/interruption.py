@@ -1,8 +1,8 @@
-"""Signals: SIGTERM, SIGHUP and SIGINT end a run so that the same command resumes it, with an exit code of their own.
+"""Signals: SIGTERM, SIGHUP and SIGINT end a run with a separate exit code, and the same command resumes it.
 
 While a run trains (`deferred`), the first signal raises a flag that the training loop reads: it finishes the step,
-saves and leaves. At any other time the process leaves at once, since nothing would be lost. A thread receives the
-signals, so that this also holds while the main thread compiles a program or imports a library.
+saves and exits. At any other time the process exits immediately, since nothing would be lost. A thread receives the
+signals, so this also works while the main thread compiles a program or imports a library.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 EXIT_CODE = 75  # EX_TEMPFAIL: the run is interrupted and not failed; the same command resumes it
-EXIT_CODE_AT_ONCE = 130  # of a second SIGINT, as shells report it
+EXIT_CODE_AT_ONCE = 130  # after a second SIGINT, the code that shells report
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-STEP_SECONDS = 25.0  # for the end of the step that runs; schedulers often kill after 30 s
+STEP_SECONDS = 25.0  # for the end of the current step; schedulers often kill after 30 s
 
 
 class Interrupted(Exception):
-    """A signal has arrived in a part of the work that `abandonable` allows to leave."""
+    """A signal has arrived in code that `abandonable` allows to interrupt."""
 
 
 class _State:
-    """Of this process, as signals are."""
+    """State of this process; signals are per process."""
 
     def __init__(self) -> None:
         self.sender: socket.socket | None = None  # open while signals are handled
@@ -40,7 +40,7 @@ _state = _State()
 
 
 def install() -> None:
-    """Handles the signals from here on. For a program's main thread, before it imports much.
+    """Installs the signal handlers. Call it in the main thread, before large imports.
 
     A signal that the process was started to ignore stays ignored, as SIGHUP under nohup; but SIGINT, which shells
     ignore for every command in the background of a script, is handled.
@@ -58,7 +58,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Lets a signal wait for the code inside, which reads `requested` and calls `leave`."""
+    """Defers signals to the code inside, which reads `requested` and calls `leave`."""
     _state.deferring = True
     try:
         yield
@@ -68,7 +68,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def abandonable(allowed: bool = True) -> Iterator[None]:
-    """Raises `Interrupted` in the code inside, which has no effects, when a signal arrives or has arrived."""
+    """Raises `Interrupted` in the code inside, which must have no side effects, if a signal arrives or has arrived."""
     _state.abandonable = allowed
     try:
         if allowed and _state.name is not None:
@@ -79,12 +79,12 @@ def abandonable(allowed: bool = True) -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a signal to end has arrived."""
+    """Whether a signal has arrived."""
     return _state.name is not None
 
 
 def saving() -> None:
-    """The step is complete and the state is being saved, however long that takes."""
+    """Records that the step is complete and the state is being saved, which has no time limit."""
     _state.saving = True
 
 
@@ -104,7 +104,7 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _watch(receiver: socket.socket) -> None:
-    """Receives the signals, also while the main thread cannot."""
+    """Receives the signals, also while the main thread is busy."""
     interrupts, deadline = 0, float('inf')
     while True:
         readable, _, _ = select.select([receiver], [], [], max(0.0, min(deadline - time.monotonic(), 3600.0)))
@@ -139,6 +139,6 @@ def _exit(code: int, sentence: str) -> None:
 
 
 def _say(sentence: str) -> None:
-    # Not by sys.stderr, whose lock the main thread may hold.
+    # Not sys.stderr: the main thread may hold its lock.
     with contextlib.suppress(OSError):
         os.write(2, f'\n{sentence}\n'.encode())

@@ -11,15 +11,15 @@ NAME = 'manifest.json'
 
 
 class DamagedError(ValueError):
-    """The files are not what the manifest says; the message is a clause that names the first difference."""
+    """The files differ from the manifest; the message is a clause that names the first difference."""
 
 
 def write(directory: pathlib.Path, facts: dict[str, Any]) -> None:
     """Flushes all files of a directory to the disk, then writes their manifest.
 
     Args:
-        directory: complete but for the manifest.
-        facts: what to record beside the hashes; JSON.
+        directory: complete except for the manifest.
+        facts: additional JSON data to record.
     """
     files = {}
     for path in sorted(directory.rglob('*')):
@@ -32,7 +32,7 @@ def write(directory: pathlib.Path, facts: dict[str, Any]) -> None:
 
 
 def read(directory: pathlib.Path) -> dict[str, Any]:
-    """The facts of a manifest, without a look at the files.
+    """The facts of a manifest, without reading the files.
 
     Raises:
         DamagedError: there is no manifest, or its own hash is not the one it states.
@@ -41,7 +41,7 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def verify(directory: pathlib.Path) -> dict[str, Any]:
-    """The facts of a manifest, after all files have been compared with their hashes.
+    """Compares all files with their hashes and returns the facts of the manifest.
 
     Raises:
         DamagedError: a file is missing or differs.

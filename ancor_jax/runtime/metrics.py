@@ -11,11 +11,11 @@ from ancor_jax.runtime import atomic
 
 
 class ScalarWriter:
-    """Appends scalars to `<directory>/metrics.jsonl` and, where set, to TensorBoard files beside it."""
+    """Appends scalars to `<directory>/metrics.jsonl` and, if enabled, to TensorBoard files."""
 
     def __init__(self, directory: pathlib.Path | None, tensorboard: bool, done: int = 0) -> None:
-        """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again. Without
-        a directory nothing is written."""
+        """Keeps the lines of the first `done` steps and drops later ones, which are repeated. Writes nothing without a
+        directory."""
         self._lines: TextIO | None = None
         self._board: Any = None
         if directory is None:
@@ -64,12 +64,12 @@ class ScalarWriter:
 
 
 def read_scalars(path: pathlib.Path) -> list[dict[str, float]]:
-    """The complete lines of a `metrics.jsonl`; none where there is no file."""
+    """The complete lines of a `metrics.jsonl`; empty if there is no file."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding='utf-8').splitlines():
             try:
                 lines.append(json.loads(line))
-            except json.JSONDecodeError:  # torn by a kill
+            except json.JSONDecodeError:  # incomplete after a kill
                 continue
     return lines

@@ -1,4 +1,4 @@
-"""One process at a time in a work directory: a lock that a crash does not leave behind."""
+"""Ensures that one process at a time uses a work directory, by a lock that does not outlive a crash."""
 
 import contextlib
 import errno
@@ -15,23 +15,23 @@ from typing import IO, Any
 from ancor_jax.config import ConfigError
 
 NAME = 'run.lock'
-# Where the file system has no locks, the holder writes to the file this often, and another process looks this long.
+# On a file system without locks: the interval of the writes of the holder, and how long another process observes it.
 _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 15.0
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class InUseError(ConfigError):
-    """Another process works in the directory."""
+    """Another process uses the directory."""
 
 
 @contextlib.contextmanager
 def held(directory: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a directory, which is made where there is none.
+    """Holds the lock of a directory, which is created if it does not exist.
 
     The lock is `flock` on a file that is kept open: the kernel, or the server of a network file system, releases it
-    when the process ends in whatever way. The file names the holder. On a file system without locks the holder writes
-    to the file every few seconds, and a file that does not change belongs to nobody.
+    when the process ends, also after a crash. The file names the holder. On a file system without locks, the holder
+    writes to the file every few seconds, and a file that does not change is not locked.
 
     Raises:
         InUseError: another process holds it.
@@ -69,7 +69,7 @@ def _read(file: IO[str]) -> dict[str, Any]:
     file.seek(0)
     try:
         holder: dict[str, Any] = json.loads(file.read())
-    except ValueError:  # it has just taken the lock, or just released it
+    except ValueError:  # the holder has just acquired or released the lock
         return {}
     return holder
 
@@ -83,7 +83,7 @@ def _beat(path: pathlib.Path, stop: threading.Event) -> None:
 
 
 def _alive(path: pathlib.Path) -> dict[str, Any] | None:
-    """The holder, if the file changes while this process looks at it."""
+    """The holder, if the file changes while this process observes it."""
     with path.open(encoding='utf-8') as file:
         first = _read(file)
     if not first:

@@ -4,21 +4,21 @@ import sys
 import time
 from typing import Any, Self
 
-PLAIN_LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+PLAIN_LINE_SECONDS = 10.0  # between lines of progress without a terminal
 
 
 class Rate:
-    """Images a second between one call and the next."""
+    """Images per second between two calls."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """From now."""
+        """Starts the clock."""
         self._last = time.monotonic()
 
     def update(self, count: int) -> float:
-        """`count` more are done; their rate."""
+        """Records `count` more images and returns their rate."""
         now = time.monotonic()
         rate = count / max(now - self._last, 1e-9)
         self._last = now
@@ -26,10 +26,10 @@ class Rate:
 
 
 class Progress:
-    """A bar at a terminal, a line every few seconds elsewhere, nothing when not shown: loss, images/s, time to go."""
+    """A progress bar at a terminal, otherwise a line every few seconds: loss, images/s, remaining time."""
 
     def __init__(self, title: str, total: int, *, unit: str, done: int = 0, shown: bool = True) -> None:
-        """`total` and `done` count `unit`s; the rate is units a second since this process started."""
+        """`total` and `done` count `unit`s; the rate is in units per second since this process started."""
         self._title, self._total, self._unit = title, total, unit
         self._first, self._done = done, done
         self._start = self._last_line = time.monotonic()
@@ -45,7 +45,7 @@ class Progress:
             )
 
     def update(self, count: int, text: str = '') -> None:
-        """`count` more are done; `text` (the loss, say) is shown beside the rate."""
+        """Records `count` more units; `text` (for example the loss) is shown next to the rate."""
         self._done += count
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)

@@ -1,4 +1,4 @@
-"""What a session of a run was trained with: versions, git commit, devices."""
+"""The provenance of a session of a run: versions, git commit, devices."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def session(step: int, devices: jax.sharding.Mesh) -> dict[str, Any]:
-    """A record of the session that resumes a run, or starts it, at `step`; JSON."""
+    """A JSON record of a session that starts or resumes a run at `step`."""
     first = devices.devices.flat[0]
     return {
         'step': step,
@@ -33,13 +33,13 @@ def session(step: int, devices: jax.sharding.Mesh) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The versions that differ between two sessions, as 'jax 0.10.1 → 0.10.2, ...'; empty where none does."""
+    """The versions that differ between two sessions, as 'jax 0.10.1 → 0.10.2, ...'; empty if none differs."""
     was, is_now = before['versions'], now['versions']
     return ', '.join(f'{name} {was.get(name)} → {is_now[name]}' for name in is_now if was.get(name) != is_now[name])
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, with '-dirty' where files differ from it; None for an installed package."""
+    """The commit of the source tree, with '-dirty' if files differ from it; None for an installed package."""
     root = pathlib.Path(ancor_jax.__file__).parent.parent
     if not (root / '.git').exists():
         return None

@@ -1,4 +1,4 @@
-"""A run's work directory: the files in it, and whose run it is."""
+"""The work directory of a run: its files, and checks that a command belongs to the run."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from ancor_jax.config import Config, ConfigError
 from ancor_jax.runtime import atomic, metrics, provenance
 
 CONFIG = 'config.json'
-RUN = 'run.json'  # the data that it was trained on, and a record of each session
+RUN = 'run.json'  # a fingerprint of the training data, and a record of each session
 CLASSES = 'classes.json'  # names of the coarse and fine classes that were trained on
 RESULTS = 'results.json'  # of the evaluation after training
 EVALUATION = 'evaluation.json'  # of a later one
@@ -32,12 +32,12 @@ _MAY_CHANGE: dict[str, set[str] | None] = {
     },
     'data': {'dir', 'download', 'cache', 'threads'},
 }
-# An evaluation may besides be on other data.
+# An evaluation may also use other data.
 _MAY_CHANGE_AFTERWARDS = _MAY_CHANGE | {'train': None, 'data': None, 'optim': None}
 
 
 def identity(config: Config, num_devices: int) -> dict[str, Any]:
-    """The configuration as stored: the number of statistics groups is part of a run, devices and processes are not."""
+    """The stored configuration: it contains the number of statistics groups, but not devices and processes."""
     values: dict[str, Any] = json.loads(json.dumps(configuration.to_dict(config)))
     del values['cluster']
     values['train']['batch_norm_groups'] = config.train.batch_norm_groups or num_devices
@@ -45,7 +45,7 @@ def identity(config: Config, num_devices: int) -> dict[str, Any]:
 
 
 def shared_by_processes(config: Config, num_devices: int) -> dict[str, Any]:
-    """What must be the same in all processes of a run: all but where each finds its data and what it shows."""
+    """The fields that must be equal in all processes of a run: all except local paths and progress."""
     values = identity(config, num_devices)
     for section, names in {'data': ('dir', 'download', 'cache', 'threads'), 'train': ('progress',)}.items():
         for name in names:
@@ -61,14 +61,14 @@ def claim(
     data: Mapping[str, Any] | None = None,
     session: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes the work directory this run's own, or checks that it is already, and adds a session to its record.
+    """Assigns the work directory to this run, or checks that it belongs to it, and records a session.
 
     A run owns its directory from its first start, also before its first checkpoint.
 
     Args:
-        directory: is made where there is none.
+        directory: created if it does not exist.
         config: of the run.
-        num_devices: that it runs on.
+        num_devices: number of devices of the run.
         classes: names of the 'coarse' and the 'fine' classes.
         data: see `fingerprint.fingerprint`.
         session: see `provenance.session`.
@@ -81,7 +81,7 @@ def claim(
         check_same(directory, identity(config, num_devices))
         record = _record(directory) or record
         _check_data(directory, record['data'], data, classes)
-        record['data'] = data  # where an earlier version has not recorded it
+        record['data'] = data  # if an earlier version did not record it
         _warn_of_versions(directory, record['sessions'], session)
     directory.mkdir(parents=True, exist_ok=True)
     record['sessions'] += [session] if session else []
@@ -94,7 +94,7 @@ def claim(
 def _record(directory: pathlib.Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads((directory / RUN).read_text(encoding='utf-8'))
-    except FileNotFoundError:  # of version 0.1
+    except FileNotFoundError:  # written by version 0.1
         return None
     except ValueError as error:
         raise ConfigError(f'{directory / RUN} is damaged ({error}); put it back from a copy, or delete it.') from error
@@ -150,17 +150,17 @@ def check_same(directory: pathlib.Path, now: Mapping[str, Any], *, afterwards: b
     Args:
         directory: of the run.
         now: see `identity`.
-        afterwards: whether the run is only looked at, so that the data may be others.
+        afterwards: whether the run is only evaluated, so that the data may differ.
 
     Raises:
-        ConfigError: the first difference that matters.
+        ConfigError: the first relevant difference.
     """
     stored = json.loads((directory / CONFIG).read_text(encoding='utf-8'))
     stored = _with_defaults(stored, configuration.to_dict(Config()))
     may_change = _MAY_CHANGE_AFTERWARDS if afterwards else _MAY_CHANGE
     for name, was, is_now in _differences(stored, now, '', may_change):
         advice = f'set --config.{name} to that, use another --workdir, or delete {directory}'
-        if name == 'train.batch_norm_groups':  # what 0 comes to, which changes with the devices
+        if name == 'train.batch_norm_groups':  # 0 resolves to the number of devices
             advice = (
                 f'--config.{name}={was} resumes it, on devices that divide it; or use another --workdir, or delete '
                 f'{directory}'
@@ -176,7 +176,7 @@ def check_same(directory: pathlib.Path, now: Mapping[str, Any], *, afterwards: b
 
 
 def _extends(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a configuration has more epochs than another, and the same learning rates in those of the other."""
+    """Whether a configuration only adds epochs: the learning rates of the earlier epochs are the same."""
     before, after = was['train']['epochs'], now['train']['epochs']
     if now['optim']['schedule'] == 'cosine_restarts':
         same = max(1, before // was['optim']['cycles']) == max(1, after // now['optim']['cycles'])
@@ -186,7 +186,7 @@ def _extends(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _with_defaults(stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the defaults of the fields that its version did not have."""
+    """A stored configuration, with defaults for the fields that its version did not have."""
     complete = json.loads(json.dumps(defaults)) | dict(stored)
     for name, value in defaults.items():
         if isinstance(value, dict) and isinstance(complete[name], dict):
@@ -207,7 +207,7 @@ def _differences(
 
 
 def resolve(text: str) -> pathlib.Path:
-    """The directory of a path as people write it: with `~` and environment variables.
+    """The directory of a path that may contain `~` and environment variables.
 
     Raises:
         ConfigError: it is a URL, such as gs://bucket/run; or a home directory or a variable in it is unknown.
@@ -221,13 +221,13 @@ def resolve(text: str) -> pathlib.Path:
 
 
 def default_name(config: Config, name: str, of_file: Config | None = None) -> str:
-    """The work directory of a run that names none. Runs with other settings have other directories.
+    """The default work directory of a run. Runs with other settings have other directories.
 
     Args:
         config: of the run.
         name: of its configuration file.
         of_file: the configuration of that file, without the changes of the command line. A run with the same settings,
-            but for method and seed, has a name without a hash.
+            except for method and seed, has a name without a hash.
     """
     base = f'runs/{name}-{config.method}-seed{config.seed}'
     ours = _defining(config)
@@ -237,7 +237,7 @@ def default_name(config: Config, name: str, of_file: Config | None = None) -> st
 
 
 def _defining(config: Config) -> dict[str, Any]:
-    """The settings that may not change within a run, without those that its name states."""
+    """The settings that may not change within a run, without those in its name."""
     values: dict[str, Any] = json.loads(json.dumps(configuration.to_dict(config)))
     for section, names in _MAY_CHANGE.items():
         fields = values[section] if section else values
@@ -268,7 +268,7 @@ def stored_config(directory: pathlib.Path) -> Config:
 
 
 def class_names(directory: pathlib.Path) -> dict[str, tuple[str, ...]]:
-    """Names of the 'coarse' and 'fine' classes that a run was trained on; empty where it has not stored them."""
+    """Names of the 'coarse' and 'fine' classes that a run was trained on; empty if it has not stored them."""
     path = directory / CLASSES
     if not path.is_file():
         return {'coarse': (), 'fine': ()}
@@ -276,7 +276,7 @@ def class_names(directory: pathlib.Path) -> dict[str, tuple[str, ...]]:
 
 
 def training_seconds(directory: pathlib.Path, done: int) -> float:
-    """How long the first `done` steps took, over all sessions of the run."""
+    """The duration of the first `done` steps, over all sessions of the run."""
     lines = metrics.read_scalars(directory / METRICS)
     return max(
         (line['training_seconds'] for line in lines if 'training_seconds' in line and line['step'] <= done), default=0.0
