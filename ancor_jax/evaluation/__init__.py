@@ -1,1 +1,1 @@
-"""What a trained network is worth: features, few-shot episodes, probes, results."""
+"""Evaluation of a trained network: features, few-shot episodes, probes, results."""

@@ -1,4 +1,4 @@
-"""The classes of query images from a few support images: one episode on images of one's own."""
+"""Classification of query images from a few support images: one episode on user-provided images."""
 
 import dataclasses
 import pathlib
@@ -22,21 +22,21 @@ class Answer:
     classes: tuple[str, ...]  # [ways]
     predicted: np.ndarray  # int32 [Q]
     probabilities: np.ndarray | None  # float32 [Q, ways]; None for a classifier that has none
-    coarse_classes: tuple[str, ...]  # [C] of the network, () where it has not learnt coarse classes
+    coarse_classes: tuple[str, ...]  # [C] of the network, () if it was not trained on coarse classes
     coarse_probabilities: np.ndarray | None  # float32 [Q, C]; None without `coarse_classes`
-    unknown_below: float  # a less probable answer is 'unknown'
+    unknown_below: float  # answers below this probability are 'unknown'
     temperature: fewshot.Temperature | None = None  # of the probabilities; None without them
 
     @property
     def confidence(self) -> np.ndarray:
-        """float32 [Q]: the predicted class's probability, 1 where the classifier has none."""
+        """float32 [Q]: the probability of the predicted class, 1 if the classifier has no probabilities."""
         if self.probabilities is None:
             return np.ones(len(self.paths), np.float32)
         return self.probabilities[np.arange(len(self.paths)), self.predicted]
 
     @property
     def is_unknown(self) -> np.ndarray:
-        """bool [Q]: the answer is none of the classes."""
+        """bool [Q]: whether the answer is 'unknown'."""
         return self.confidence < self.unknown_below
 
     @property
@@ -53,14 +53,14 @@ class Answer:
 
     @property
     def accuracy(self) -> tuple[float, int] | None:
-        """Share of right answers among the queries whose truth is known, and their number; None without any."""
+        """Share of correct answers among the queries with a known class, and their number; None if there are none."""
         pairs = [(name, truth) for name, truth in zip(self.names, self.truth, strict=True) if truth is not None]
         if not pairs:
             return None
         return float(np.mean([name == truth for name, truth in pairs])), len(pairs)
 
     def confusion(self) -> list[tuple[str, dict[str, int]]]:
-        """For each class of which queries are known: how many of them got which answer."""
+        """The confusion matrix: for each true class, the number of queries per answer."""
         table: dict[str, dict[str, int]] = {}
         for name, truth in zip(self.names, self.truth, strict=True):
             if truth is not None:
@@ -72,7 +72,7 @@ class Answer:
 def classifier_of(settings: Eval) -> str:
     """The classifier that `classify` uses: the first of `eval.classifiers`, logistic regression in its balanced form.
 
-    With as many supports in every class both forms are the same.
+    If all classes have the same number of supports, both forms are equal.
     """
     first = settings.classifiers[0]
     return 'lr_balanced' if first == 'lr' else first
@@ -89,15 +89,15 @@ def solve(
     *,
     shown: bool = False,
 ) -> Answer:
-    """The one episode of support and query images.
+    """Solves the episode of support and query images.
 
     Args:
-        network: that extracts the features.
+        network: extracts the features.
         settings: the classifier and how images are resized and cropped.
         supports: the S support images.
         labels: int32 [S], the class of each.
         queries: the Q images to classify.
-        paths: [Q], what to call them.
+        paths: [Q], their names.
         classes: names.
         shown: whether to show progress.
 

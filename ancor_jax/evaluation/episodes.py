@@ -1,4 +1,4 @@
-"""Few-shot episodes over a split: every distinct image passes the network once, then the classifiers solve them."""
+"""Few-shot episodes of a split: the network processes each distinct image once, then classifiers solve the episodes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ from ancor_jax.fewshot import Rows
 from ancor_jax.runtime.progress import Progress
 from ancor_jax.views import evaluation_views
 
-# Of class scores of the episodes solved at once.
+# Largest size of the class scores of the episodes that are solved at once.
 _CHUNK_BYTES = 2**26
 _MOST_EPISODES = 128
 
 
 def check_episodes(dataset: Dataset, settings: Eval) -> None:
-    """Refuses what no episode can be drawn for, before any training.
+    """Rejects data and settings without possible episodes, before the training.
 
     Raises:
         ConfigError: too few classes or images for the episodes, or a crop larger than the images.
@@ -67,16 +67,16 @@ def _check_intra(dataset: Dataset) -> None:
 
 
 class EpisodeSet(NamedTuple):
-    """The episodes of each protocol, and which augmented copies of which images they take as supports."""
+    """The episodes of each protocol, and the augmented copies of images that are their supports."""
 
     episodes: dict[str, list[fewshot.Episode]]
     copies: np.ndarray  # int [T, 4]: index and variant of each distinct support copy
     plain: np.ndarray  # bool [T]: the copy is the image's plain test view
-    rows: dict[str, list[np.ndarray]]  # of each episode: where its supports' copies lie in `copies`
+    rows: dict[str, list[np.ndarray]]  # per episode: rows of `copies` with its supports
 
 
 class EpisodeFeatures(NamedTuple):
-    """What one network says of the images of a `EpisodeSet`."""
+    """The features of one network for the images of an `EpisodeSet`."""
 
     queries: Features  # of every image of the split
     supports: Features  # of `EpisodeSet.copies`
@@ -98,19 +98,19 @@ def evaluate(
     episodes: int | None = None,
     shown: bool = False,
 ) -> list[Result]:
-    """All protocols with all classifiers; the seed fixes episodes and augmentation, so that models are comparable.
+    """Evaluates all protocols with all classifiers. The seed determines episodes and augmentation for all models.
 
     Args:
         extractor: see `feature_extraction.make_extractor`.
         variables: 'params' and 'batch_stats' of the network.
         split: of images that training has not seen.
-        settings: the protocol's numbers.
-        protocols, classifiers, episodes: in place of those in `settings`.
+        settings: the parameters of the protocols.
+        protocols, classifiers, episodes: override those in `settings`.
         shown: whether to show progress.
 
     Raises:
         ValueError: a class has too few images for an episode.
-        FloatingPointError: the network gives features that are not finite.
+        FloatingPointError: the features are not finite.
     """
     drawn = draw(split, settings, protocols=protocols, episodes=episodes)
     described = extract_features(extractor, variables, split, settings, drawn, shown=shown)
@@ -149,7 +149,7 @@ def draw(
 def extract_features(
     extractor: Extractor, variables: Any, split: Split, settings: Eval, drawn: EpisodeSet, *, shown: bool = False
 ) -> EpisodeFeatures:
-    """What a network says of the split and of the support copies, each distinct one once; see `evaluate`."""
+    """The features of the split and of the distinct support copies; see `evaluate`."""
     queries = extract(extractor, variables, split, settings, name='query features', shown=shown)
     images, variants = drawn.copies[:, 0], drawn.copies[:, 1:]
     supports = jax.tree.map(lambda array: array[images], queries)
@@ -178,7 +178,7 @@ def solve(
     classifiers: Sequence[str] | None = None,
     shown: bool = False,
 ) -> list[Result]:
-    """The results of one network, a row each protocol and classifier; see `evaluate`."""
+    """The results of one network, one row per protocol and classifier; see `evaluate`."""
     supports, queries = (jnp.asarray(part.features) for part in (described.supports, described.queries))
     return [
         _result(protocol, classifier, drawn, _alone(classifier, supports, queries), settings, shown)
@@ -190,15 +190,15 @@ def solve(
 def solve_joined(
     join: str, drawn: EpisodeSet, one: EpisodeFeatures, two: EpisodeFeatures, settings: Eval, *, shown: bool = False
 ) -> list[Result]:
-    """The results of two networks together, as the reference joins them.
+    """The results of two networks together, joined as in the reference.
 
     Args:
         join: 'ensemble' (geometric mean of the two logistic regressions' probabilities; no other classifier has
             any), 'concat' (features side by side), 'cascade' (the first network's coarse prediction chooses the
             supports, the second's features decide among them).
-        drawn: of both.
-        one, two: by the first and the second network.
-        settings: the protocol's numbers.
+        drawn: the episodes, for both networks.
+        one, two: features of the first and the second network.
+        settings: the parameters of the protocols.
         shown: whether to show progress.
     """
 
@@ -240,7 +240,7 @@ def solve_joined(
 
 
 def _alone(classifier: str, supports: jax.Array, queries: jax.Array) -> _Solver:
-    """By the features of one network (or of two side by side)."""
+    """A solver on the features of one network (or the concatenated features of two)."""
     return lambda support, query, labels, ways: fewshot.classify(
         classifier, Rows(supports, support), labels, Rows(queries, query), ways=ways
     )
@@ -281,7 +281,7 @@ def _support_copies(
 def support_copies(
     split: Split, indices: np.ndarray, settings: Eval, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random variants of images as supports: int [T, 4] of index and variant, and int [T, 2], the crop's freedom.
+    """Random variants of images as supports: int [T, 4] of index and variant, and int [T, 2], the margin of the crop.
 
     Args:
         split: with the images.
@@ -298,17 +298,17 @@ def support_copies(
 def _accuracies(
     episodes: Sequence[fewshot.Episode], rows: Sequence[np.ndarray], solver: _Solver, progress: Progress
 ) -> np.ndarray:
-    """Accuracy of each episode [E]; `rows` says of each where its support copies lie."""
+    """Accuracy of each episode [E]; `rows` are the rows of the support copies of each episode."""
     accuracies = np.zeros(len(episodes))
-    # Episodes of one shape are solved together; intra-class ones differ where coarse classes differ in size.
+    # Episodes of the same shape are solved together; the shape of intra-class episodes depends on the coarse class.
     for ways in sorted({len(episode.classes) for episode in episodes}):
         same = np.flatnonzero([len(episode.classes) == ways for episode in episodes])
-        # Scores of every query and class may be held at once, and a few chunks keep the progress bar moving.
+        # The chunk size bounds the memory of the scores; several chunks update the progress bar.
         per_episode = episodes[same[0]].query.size * ways * 4
         size = math.ceil(len(same) / math.ceil(len(same) / min(_MOST_EPISODES, max(_CHUNK_BYTES // per_episode, 1))))
         for start in range(0, len(same), size):
             some = same[start : start + size]
-            # The last chunk is filled up with its first episode: one size, one program.
+            # The last chunk is padded with its first episode, so that only one program is compiled.
             chunk = np.concatenate([some, np.full(size - len(some), some[0])])
             support = np.stack([rows[i] for i in chunk])
             query = np.stack([episodes[i].query.ravel() for i in chunk])

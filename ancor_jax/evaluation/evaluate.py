@@ -1,4 +1,4 @@
-"""The whole evaluation of a network: few-shot results and probes, as a table and as JSON."""
+"""The evaluation of a network: few-shot results and probes, as a table and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from ancor_jax.evaluation.results import Evaluation, Score
 
 
 def check(dataset: Dataset, config: Config) -> None:
-    """Refuses what cannot be evaluated, before any work.
+    """Rejects data and settings that cannot be evaluated, before any computation.
 
     Without fine labels of the test images there are no episodes, and only probes of the coarse classes.
 
     Raises:
-        ConfigError: see `episodes.check_episodes`; or a probe that these data or this method have no labels for.
+        ConfigError: see `episodes.check_episodes`; or the data or the method lack the labels of a probe.
     """
     if not dataset.test.has_fine:
         check_sizes(dataset.test, config.eval)
@@ -51,10 +51,10 @@ def evaluate(
     Args:
         extractor: see `feature_extraction.make_extractor`.
         variables: 'params' and 'batch_stats' of the network.
-        dataset: its test images are evaluated; its training images serve the probes that learn.
+        dataset: its test images are evaluated; some probes train on its training images.
         config: of the evaluation: `config.eval`.
-        trained_on: 'coarse' or 'fine', what the network's class logits are of.
-        class_names: of the network's class logits; empty where they are those of the data set.
+        trained_on: 'coarse' or 'fine', the classes of the network's logits.
+        class_names: of the network's logits; empty if they are those of the data set.
         shown: whether to show progress.
     """
     settings = config.eval
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _coarse_of_logit(dataset: Dataset, trained_on: str, class_names: Sequence[str]) -> np.ndarray:
-    """The coarse class of the data set that each class of the network is, by name; −1 for none: int [C]."""
+    """The coarse class of the data set for each class of the network, matched by name; −1 for none: int [C]."""
     names, coarse = dataset.coarse_names, np.arange(len(dataset.coarse_names))
     if trained_on == 'fine':
         names, coarse = dataset.fine_names, dataset.coarse_of_fine
@@ -111,9 +111,9 @@ def _scores(
 
 
 def _over_images(probe: str, measure: str, values: np.ndarray) -> Iterator[Score]:
-    """The mean over images; those for which the measure does not exist are NaN and do not count.
+    """The mean over images, without those for which the measure does not exist (NaN).
 
-    Nothing where it exists for fewer than two images, which have no interval.
+    Yields nothing if it exists for fewer than two images, which have no interval.
     """
     counted = np.asarray(values, np.float64)
     counted = counted[~np.isnan(counted)]
@@ -125,7 +125,7 @@ def _over_images(probe: str, measure: str, values: np.ndarray) -> Iterator[Score
 def evaluate_joined(
     networks: Sequence[tuple[Extractor, Any]], dataset: Dataset, config: Config, *, shown: bool = False
 ) -> Iterator[tuple[str, Evaluation]]:
-    """Two networks together, in each way of `config.eval.join`, on the same episodes; see `episodes.solve_joined`.
+    """Evaluates two networks, joined in each way of `config.eval.join`, on the same episodes; see `solve_joined`.
 
     Args:
         networks: extractor and variables of the first and the second.

@@ -1,4 +1,4 @@
-"""Feature extraction: features, embeddings and class logits of images, in batches, whichever way the images come."""
+"""Feature extraction: features, embeddings and class logits of images in batches, from the device or the host."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from ancor_jax.views import evaluation_views, image_ops
 
 
 class Features(NamedTuple):
-    """What a network gives for n images."""
+    """The outputs of a network for n images."""
 
     features: Any  # float32 [n, d], L2-normalised: the parts that eval.features names
     embeddings: Any  # float32 [n, D], un-normalised; None if the head has none
@@ -30,8 +30,8 @@ class Features(NamedTuple):
 class Extractor(NamedTuple):
     """Jitted functions from variables and images uint8 [n, H, W, 3] to their `Features`.
 
-    Images are split over the devices of the mesh, so n is a multiple of them; the answer is on every device. Without a
-    mesh they are on one device, wherever JAX puts them.
+    Images are split over the devices of the mesh, so n is a multiple of their number; the result is on every device.
+    Without a mesh, images are on the default device of JAX.
     """
 
     of_images: Callable[[Any, Any], Features]  # resized and cropped on the device
@@ -41,15 +41,15 @@ class Extractor(NamedTuple):
 
 
 def make_extractor(model: models.Network, colours: Views, settings: Eval, devices: Mesh | None = None) -> Extractor:
-    """The descriptions by a network, by running batch statistics.
+    """The extractor of a network, with running batch statistics.
 
-    Make them once: each is compiled when it first meets images.
+    Create it once: each function is compiled on its first call.
 
     Args:
         model: the network.
-        colours: for their mean and standard deviation.
+        colours: mean and standard deviation of the pixels.
         settings: which features, and how test images are resized, cropped and shifted.
-        devices: that share the images; the variables are on each of them.
+        devices: mesh over which the images are split; the variables are replicated.
     """
     everywhere = None if devices is None else NamedSharding(devices, PartitionSpec())
     platform = jax.default_backend() if devices is None else devices.devices.flat[0].platform
@@ -82,14 +82,14 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
 
 
 def make_stored_extractor(model: models.Network, settings: Eval, devices: Mesh) -> Extractor:
-    """An extractor for stored backbone features [n, 1, 1, V, d] in the place of images.
+    """An extractor for stored backbone features [n, 1, 1, V, d] instead of images.
 
     View 0 is the plain test view; the flip of a variant selects view 1, the mirrored one.
 
     Args:
-        model: a network whose backbone passes the features on.
+        model: a network whose backbone returns the features unchanged.
         settings: which features.
-        devices: that share the rows; the variables are on each of them.
+        devices: mesh over which the rows are split; the variables are replicated.
     """
     everywhere = NamedSharding(devices, PartitionSpec())
     jitted = functools.partial(jax.jit, out_shardings=everywhere)
@@ -113,7 +113,7 @@ def make_stored_extractor(model: models.Network, settings: Eval, devices: Mesh) 
 def select_features(outputs: models.Outputs, settings: Eval) -> jax.Array:
     """The parts of a network's outputs that `eval.features` names, joined: float32 [n, d], L2-normalised.
 
-    Each part is L2-normalised, multiplied by its weight and set beside the others.
+    Each part is L2-normalised and multiplied by its weight; the parts are concatenated.
     """
     probabilities = None if outputs.class_logits is None else jax.nn.softmax(outputs.class_logits, axis=-1)
     parts = {
@@ -141,7 +141,7 @@ def extract(
     name: str = 'features',
     shown: bool = False,
 ) -> Features:
-    """The `Features` of images of a split as NumPy arrays, in batches of one size: one program is compiled.
+    """The `Features` of images of a split as NumPy arrays, in batches of one size, so that one program is compiled.
 
     Args:
         extractor: see `make_extractor`.
@@ -154,7 +154,7 @@ def extract(
         shown: whether to show it.
 
     Raises:
-        FloatingPointError: the network gives features that are not finite.
+        FloatingPointError: the features are not finite.
     """
     indices = np.arange(len(split)) if indices is None else indices
     batch = min(settings.batch_size, len(indices))
@@ -163,7 +163,7 @@ def extract(
     parts = []
     with Progress(name, len(indices), unit='images', shown=shown) as progress:
         for start in range(0, len(indices), batch):
-            # The last batch is filled up with repetitions of its first image.
+            # The last batch is padded with its first image.
             chosen = np.arange(start, start + batch)
             count = min(batch, len(indices) - start)
             chosen[count:] = start
@@ -174,7 +174,7 @@ def extract(
             progress.update(count)
     found = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     if not np.isfinite(found.features).all():
-        raise FloatingPointError(f'The network gives {name} that are not finite; this checkpoint is of no use.')
+        raise FloatingPointError(f'The network gives {name} that are not finite; use another checkpoint.')
     return found
 
 
@@ -188,7 +188,7 @@ def _batch(
 ) -> Features:
     devices = extractor.devices
     if not isinstance(split.images, np.ndarray):
-        # Each process reads what its own devices see.
+        # Each process reads only the images of its own devices.
         share = len(indices) // jax.process_count() if devices is not None else len(indices)
         first = jax.process_index() * share if devices is not None else 0
         mine = slice(first, first + share)
@@ -200,9 +200,9 @@ def _batch(
 
 
 def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarray | None = None) -> np.ndarray:
-    """Images as the network sees them, before normalisation, made on the host: uint8 [n, H, W, 3].
+    """Input images of the network before normalisation, computed on the host: uint8 [n, H, W, 3].
 
-    Arguments as `describe`; see `pipeline.evaluation_views`.
+    Arguments as in `extract`; see `host_views.evaluation_views`.
     """
     return host_views.evaluation_views(
         split.images,
@@ -215,7 +215,7 @@ def views(split: Split, indices: np.ndarray, settings: Eval, variants: np.ndarra
 
 
 def resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
-    """Height and width of these images after resizing the shorter side (0 leaves it): int [n, 2]."""
+    """Height and width of these images after resizing the shorter side (0 does not resize): int [n, 2]."""
     images = split.images
     if isinstance(images, np.ndarray):
         return np.broadcast_to(_resized(images.shape[1:3], short), (len(indices), 2))
@@ -229,10 +229,10 @@ def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
 
 
 def check_sizes(split: Split, settings: Eval) -> None:
-    """Refuses images that test views cannot be made of, before any work.
+    """Rejects images without valid test views, before any computation.
 
     Raises:
-        ConfigError: a crop larger than the images, or images of several sizes that nothing brings to one.
+        ConfigError: a crop larger than the images, or images of several sizes without a resize and crop to one size.
     """
     sizes = resized_sizes(split, np.arange(len(split)), settings.resize)
     small = int(sizes.min(axis=1).argmin())

@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One figure of a probe, per cent."""
+    """One measure of a probe, per cent."""
 
     probe: str
     measure: str
@@ -41,14 +41,14 @@ class Score(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """All there is to say of a network, or of two joined."""
+    """The results of a network, or of two joined networks."""
 
     results: list[Result]  # few-shot
     scores: list[Score]  # of the probes
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
+    """A Markdown table: one row per protocol, one column per classifier, mean ± 95 % interval in per cent."""
     classifiers = list(dict.fromkeys(result.classifier for result in results))
     rows = [['accuracy, %', *(CLASSIFIERS[c].title for c in classifiers)]]
     for heading in dict.fromkeys(title(result) for result in results):
@@ -58,7 +58,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def probe_table(scores: Sequence[Score]) -> str:
-    """A Markdown table: a row a figure."""
+    """A Markdown table: one row per measure."""
     rows = [['probe', 'measure', '%']]
     for score in scores:
         interval = '' if score.interval is None else f' ± {score.interval:.2f}'
@@ -77,7 +77,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_json(evaluation: Evaluation, config: Config, step: int, seconds: float) -> dict[str, Any]:
-    """What `results.json` holds; `seconds` is the time that training took, over all its sessions."""
+    """The content of `results.json`; `seconds` is the training time over all sessions."""
     return {
         'step': step,
         'training_seconds': round(seconds, 1),

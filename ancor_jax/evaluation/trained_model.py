@@ -1,4 +1,4 @@
-"""A trained network, taken from its work directory; its data set need not be there."""
+"""Loads a trained network from its work directory; its data set is not needed."""
 
 import dataclasses
 import hashlib
@@ -24,12 +24,12 @@ class TrainedModel:
     """A network with its weights, on each device of this process."""
 
     directory: pathlib.Path
-    config: Config  # that it was trained with
+    config: Config  # of the training
     step: int
     model: models.Network
     variables: dict[str, Any]  # 'params' and 'batch_stats'
     devices: jax.sharding.Mesh
-    class_names: tuple[str, ...]  # that its logits are of, '0', '1', ... where unknown; none without a classifier
+    class_names: tuple[str, ...]  # classes of its logits, '0', '1', ... if unknown; empty without a classifier
 
     @property
     def trained_on(self) -> str:
@@ -42,7 +42,7 @@ class TrainedModel:
         return f'{METHODS[self.config.method].title}, step {self.step:,}'
 
     def extractor(self, settings: Eval) -> feature_extraction.Extractor:
-        """Extracts its features of images, resized and cropped as `settings` says, on all devices."""
+        """An extractor of its features on all devices; `settings` determines how images are resized and cropped."""
         return feature_extraction.make_extractor(self.model, self.config.views, settings, self.devices)
 
 
@@ -62,7 +62,7 @@ class PretrainedBackbone(NamedTuple):
 
 
 def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> TrainedModel:
-    """The network of a checkpoint; of the training state nothing else is read.
+    """The network of a checkpoint; other parts of the training state are not read.
 
     Args:
         directory: a work directory.
@@ -70,7 +70,7 @@ def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> TrainedModel
 
     Raises:
         ConfigError: there is no run.
-        checkpoint.CheckpointError: it has no such checkpoint.
+        checkpoint.CheckpointError: there is no such checkpoint.
     """
     config = workdir.stored_config(directory)
     devices = device_mesh.local_mesh()
@@ -83,13 +83,13 @@ def load(directory: pathlib.Path, kind: str = checkpoint.LATEST) -> TrainedModel
     head = variables['params'].get('classifier')
     num_classes = head['kernel'].shape[1] if head else 0
     names = workdir.class_names(directory)[METHODS[config.method].labels]
-    # Test classes that training did not have come after those that it had.
+    # Test classes without training images come last.
     names = names[:num_classes] if len(names) >= num_classes else tuple(map(str, range(num_classes)))
     return TrainedModel(directory, config, step, create_model(config, max(num_classes, 1)), variables, devices, names)
 
 
 def store_backbone(directory: pathlib.Path, backbone: PretrainedBackbone) -> None:
-    """Writes the weights of a frozen backbone into a work directory, so that the network needs nothing else."""
+    """Writes the weights of a frozen backbone into a work directory, so that the network needs no other files."""
     atomic.write_arrays(directory / workdir.BACKBONE, flatten_dict(backbone.variables, sep='/'))
 
 
@@ -155,7 +155,7 @@ def create_model(
     Args:
         config: of the run.
         num_classes: of its classifier.
-        backbone: in the place of the configuration's.
+        backbone: replaces the one of the configuration.
         statistics: how training computes batch statistics, see `models.Settings`.
     """
     settings = config.model

@@ -1,1 +1,1 @@
-"""Training: the step, the loop around it, and the experiment that a configuration describes."""
+"""Training: the step, the loop around it, and the construction of an experiment from a configuration."""

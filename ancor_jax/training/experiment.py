@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: model, optimiser, views, devices, first state."""
+"""Builds the parts of a run from a configuration: model, optimizer, views, devices, initial state."""
 
 import functools
 import pathlib
@@ -22,12 +22,12 @@ from ancor_jax.views.recipe import recipe_of
 
 
 class Plan(NamedTuple):
-    """What a configuration comes to, for a number of classes, images and devices."""
+    """The parts of a run for a configuration and a number of classes, images and devices."""
 
     model: models.Network
     recipe: step.Recipe
     views: random_views.Recipe
-    view: random_views.RandomView  # of what is stored on the device
+    view: random_views.RandomView  # of the samples on the device
     view_shape: tuple[int, ...]
     schedule: optax.Schedule
     steps_per_epoch: int
@@ -43,25 +43,25 @@ class Run(NamedTuple):
     dataset: data.Dataset
     devices: jax.sharding.Mesh
     plan: Plan
-    initial_state: Any  # () → TrainState, jitted, in its place on the devices
+    initial_state: Any  # () → TrainState, jitted, placed on the devices
     abstract_state: Any
     extract: feature_extraction.Extractor
-    eval: Eval  # the evaluation settings for the data set, which may hold features
+    eval: Eval  # the evaluation settings for the data set, which may contain features
     pretrained: PretrainedBackbone | None
 
 
 def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int, features: int = 0) -> Plan:
-    """The model, optimiser and views of a configuration.
+    """The model, optimizer and views of a configuration.
 
     Args:
         config: checked.
-        num_classes: of the labels that the method trains on.
+        num_classes: of the labels that the method uses.
         num_images: in the training set.
         num_devices: over which the batch is split.
         features: width of the stored features that the network is trained on; 0 for images.
 
     Raises:
-        ConfigError: batch, devices, groups and data do not fit together.
+        ConfigError: batch, devices, groups and data are not compatible.
     """
     method = METHODS[config.method]
     if config.train.batch_size > num_images:
@@ -77,7 +77,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
     except ValueError as error:
         raise ConfigError(str(error)) from error
     steps_per_epoch = num_images // config.train.batch_size
-    # On features the network passes the stored features on to its head.
+    # On features, the backbone returns the stored features unchanged.
     backbone = feature_bank.StoredFeatures() if features else None
     views = recipe_of(config.views)
     model = trained_model.create_model(
@@ -126,10 +126,10 @@ def initial_state(plan: Plan, rng: jax.Array) -> step.TrainState:
 
 
 def prepare(config: Config, directory: pathlib.Path) -> Run:
-    """Loads the data and lays out the run, without writing anything.
+    """Loads the data and prepares the run, without writing anything.
 
     Raises:
-        ConfigError, data.DataError: what is asked for cannot be done.
+        ConfigError, data.DataError: the configuration cannot be run.
     """
     try:
         devices = device_mesh.make_mesh(config.train.devices, config.train.batch_norm_groups)
@@ -156,7 +156,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
         assert pretrained is not None
         dataset = feature_bank.feature_dataset(dataset, config, pretrained)
         settings = feature_bank.stored_settings(settings)
-    # Of training: where test classes are others (tieredImageNet), they come after those.
+    # Training classes only: other test classes (tieredImageNet) come after them.
     num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
     features = dataset.train.array.shape[-1] if config.train.on == 'features' else 0
     plan = make_plan(config, num_classes, len(dataset.train), devices.size, features)
@@ -188,7 +188,7 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
 
 
 def _with_pretrained(init: Callable[[], step.TrainState], pretrained: PretrainedBackbone) -> step.TrainState:
-    """The first state, with pretrained weights in the backbone and its target; on features it has no backbone."""
+    """The initial state, with pretrained weights in backbone and target backbone; on features there is no backbone."""
     state = init()
 
     def replaced(tree: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _with_pretrained(init: Callable[[], step.TrainState], pretrained: Pretrained
 
 
 def describe(run: Run) -> str:
-    """What is about to run, in a few lines."""
+    """A description of the run, in a few lines."""
     config, plan = run.config, run.plan
     state = run.abstract_state
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -250,7 +250,7 @@ def training_labels(run: Run) -> np.ndarray:
 
 
 def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
-    """Images must be large enough for the network and, where they are stored on the device, small enough for it."""
+    """Checks that images are large enough for the network and, if stored on the device, small enough for it."""
     smallest = models.BACKBONES[config.model.name].smallest if config.model.name in models.BACKBONES else 1
     sizes = [('views.size', config.views.size)]
     test = config.eval.crop or config.eval.resize or min(dataset.image_size or (0,))

@@ -1,8 +1,8 @@
-"""Training on features: a frozen backbone passes over views of all images once, and the features take their place.
+"""Training on features: a frozen backbone processes views of all images once, and its features replace the images.
 
 The features of a split are stored in one file, float16 [N, 1, 1, V, d], which is memory-mapped when it is read. Its
-name has a fingerprint of weights, views, labels and images: all pixels of images in memory; of images in files the
-names of all and the pixels of some. So methods and seeds share it. Delete it after changing the content of image files.
+name has a fingerprint of weights, views, labels and images: all pixels of images in memory; for images in files, all
+names and the pixels of some. Methods and seeds share the file. Delete it after changing the content of image files.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from ancor_jax.runtime.progress import Progress
 from ancor_jax.views import evaluation_views, image_ops, random_views
 from ancor_jax.views.recipe import recipe_of
 
-_SEED = 0  # of the stored views: fixed, so that runs with different seeds share them
+_SEED = 0  # of the stored views: constant, so that runs with different seeds share them
 _SAMPLED = 256  # image files whose pixels enter the fingerprint
 
 
 class StoredFeatures(nn.Module):
-    """The backbone of a network on stored features: passes them on, [n, 1, 1, d] → [n, 1, 1, d]."""
+    """The backbone of a network on stored features: the identity, [n, 1, 1, d] → [n, 1, 1, d]."""
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
@@ -43,10 +43,10 @@ class StoredFeatures(nn.Module):
 
 
 def feature_dataset(dataset: Dataset, config: Config, backbone: PretrainedBackbone) -> Dataset:
-    """The data set with features [N, 1, 1, V, d] in the place of its images.
+    """The data set with features [N, 1, 1, V, d] instead of its images.
 
-    A training image has `train.feature_views` random views, of which a step takes two at random, and the plain test
-    view. A test image has the plain test view and its mirror image, which the copies of a support take at random.
+    A training image has `train.feature_views` random views, of which a step uses two at random, and the plain test
+    view. A test image has the plain test view and its mirror image; the copies of a support use them at random.
 
     Args:
         dataset: with images.
@@ -90,7 +90,7 @@ def feature_dataset(dataset: Dataset, config: Config, backbone: PretrainedBackbo
 
 
 def stored_settings(settings: Eval) -> Eval:
-    """The evaluation of stored features: their views are resized and cropped already."""
+    """The evaluation settings of stored features, whose views are already resized and cropped."""
     return dataclasses.replace(settings, resize=0, crop=0, support_padding=0)
 
 
@@ -118,7 +118,7 @@ def _random_passes(split: Split, config: Config) -> Iterator[_Pass]:
 
 
 def _crops(split: Split, indices: np.ndarray, number: int, config: Config) -> np.ndarray:
-    """A random crop of each image by the host, uint8 [n, size, size, 3]; it depends on the image and `number` alone."""
+    """A random crop of each image on the host, uint8 [n, size, size, 3]; depends only on the image and `number`."""
     recipe = recipe_of(config.views)
     crops = np.empty((len(indices), recipe.size, recipe.size, 3), np.uint8)
 
@@ -156,7 +156,7 @@ def _plain(split: Split, config: Config, mirrored: bool = False) -> _Pass:
 
 
 def _write(path: pathlib.Path, count: int, passes: list[_Pass], backbone: Callable[[Any], Any], config: Config) -> None:
-    """Computes the features of a split and stores them; the file appears when it is complete."""
+    """Computes the features of a split and stores them; the file is created when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     size = min(config.eval.batch_size, count)
@@ -165,7 +165,7 @@ def _write(path: pathlib.Path, count: int, passes: list[_Pass], backbone: Callab
     try:
         with Progress(title, count * len(passes), unit='views', shown=config.train.progress) as progress:
             for start in range(0, count, size):
-                # The last batch is filled with repetitions of its first image: one size, one program.
+                # The last batch is padded with its first image, so that one program is compiled.
                 indices = np.arange(start, start + size)
                 rows = min(size, count - start)
                 indices[rows:] = start
@@ -185,7 +185,7 @@ def _write(path: pathlib.Path, count: int, passes: list[_Pass], backbone: Callab
 
 
 def _fingerprint(split: Split, described: dict[str, Any], config: Config) -> str:
-    """A hash of what the features of a split depend on, see the module."""
+    """A hash of the inputs of the features of a split, see the module docstring."""
     digest = hashlib.sha256(json.dumps([described, config.model.name, config.model.dtype, len(split)]).encode())
     digest.update(np.ascontiguousarray(split.coarse).tobytes() + np.ascontiguousarray(split.fine).tobytes())
     images = split.images

@@ -1,6 +1,6 @@
-"""Where the batches of a run come from, and the compiled update that takes them.
+"""The batches of a run, and the compiled update that consumes them.
 
-A batch is a pure function of the seed and the step, so a run continues from any step with the very next batch.
+A batch is a pure function of the seed and the step, so a run continues from any step with the next batch.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ancor_jax.views import random_views
 
 
 class Dispatch(NamedTuple):
-    """What one call of the update takes."""
+    """The input of one call of the update."""
 
     steps: int
     batch: Any
@@ -27,21 +27,21 @@ class Dispatch(NamedTuple):
 class Feed(NamedTuple):
     """Batches and the update for them."""
 
-    # (first step, the step after the last) → the dispatches in between; none reaches over the end of an epoch
+    # (first step, the step after the last) → the dispatches in between; none crosses the end of an epoch
     batches: Callable[[int, int], Iterator[Dispatch]]
     # (state, batch, key of the run) → the state after it and metrics [steps]; the state is donated
     update: Callable[[step.TrainState, Any, jax.Array], tuple[step.TrainState, dict[str, jax.Array]]]
 
 
 def create(run: Run) -> Feed:
-    """The feed of a run: images on the device, or images that the host reads and crops."""
+    """The feed of a run: from images on the device, or from images that the host reads and crops."""
     return _resident(run) if isinstance(run.dataset.train.images, np.ndarray) else _from_host(run)
 
 
 def dispatch_sizes(steps: int, most: int) -> list[int]:
     """Cuts an epoch into dispatches of at most `most` steps.
 
-    They are of equal size if that makes them at most half as long, since each size is compiled once.
+    They have equal size if this at most halves their size, since each size is compiled once.
     """
     equal = max(size for size in range(1, min(steps, most) + 1) if steps % size == 0)
     if 2 * equal >= min(steps, most):
@@ -50,7 +50,7 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
 
 
 def _resident(run: Run) -> Feed:
-    """All training images are on the device; a batch is the numbers of its samples."""
+    """All training images are on the device; a batch consists of sample numbers."""
     settings, mesh = run.config.train, run.devices
     samples = view_steps.Samples(*device_mesh.replicate((run.dataset.train.array, training_labels(run)), mesh))
     steps = sharding.map_resident_steps(mesh, run.plan.recipe, run.plan.view)
@@ -62,7 +62,7 @@ def _resident(run: Run) -> Feed:
         while done < last:
             epoch, begin = divmod(done, run.plan.steps_per_epoch)
             order = input_pipeline.epoch_order(run.config.seed, epoch, len(run.dataset.train), settings.batch_size)
-            # Those of the epoch from its start: a run that resumes inside it dispatches the same programs.
+            # Computed from the start of the epoch: a run that resumes inside it dispatches the same programs.
             ends = np.cumsum(dispatch_sizes(len(order), most))
             for end in ends[ends > begin].tolist():
                 yield Dispatch(end - begin, device_mesh.shard(order[begin:end], mesh, dim=1))
@@ -76,7 +76,7 @@ def _resident(run: Run) -> Feed:
 
 
 def _from_host(run: Run) -> Feed:
-    """The host reads images and crops them anew in every epoch; a batch is the crops of both views."""
+    """The host reads and crops the images again in every epoch; a batch consists of the crops of both views."""
     config, plan = run.config, run.plan
 
     def batches(first: int, last: int) -> Iterator[Dispatch]:

@@ -1,4 +1,4 @@
-"""Whether a training still learns: what to report when numbers are no longer finite, and warnings, once each."""
+"""Health checks of a training: the error after a divergence, and warnings, each once."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from ancor_jax.training.experiment import Run, training_labels
 from ancor_jax.training.step import TrainState
 
 _NAMED = 3  # images of a batch that a message names
-_COLLAPSED = 0.01  # spread of directions, 0 where all are equal, near 1 where they are spread over the sphere
+_COLLAPSED = 0.01  # spread of directions: 0 if all are equal, near 1 if they are spread over the sphere
 
 
 class NotFiniteError(FloatingPointError):
@@ -29,14 +29,14 @@ class NotFiniteError(FloatingPointError):
 
 
 def diverged(run: Run, error: FloatingPointError, done: int, checkpoints: checkpoint.Checkpoints) -> FloatingPointError:
-    """The error of a divergence: the step, the images of its batch, the last good checkpoint, and what can be done.
+    """The error of a divergence: the step, the images of its batch, the last good checkpoint, and possible fixes.
 
-    The images of the step and of the one before, whose update may be the cause, are written to the work directory.
+    The images of the step and of the previous step, whose update may be the cause, are written to the work directory.
 
     Args:
         run: of the training.
         error: what is not finite.
-        done: steps that are complete, where the error does not know its step.
+        done: number of complete steps, used if the error has no step.
         checkpoints: of the run.
     """
     step = error.step if isinstance(error, NotFiniteError) else done
@@ -70,13 +70,13 @@ def _images(run: Run, step: int) -> list[str]:
 
 
 def skipped_before(run: Run, done: int) -> int:
-    """Steps that earlier sessions of a run have left out, among the first `done`."""
+    """Number of steps among the first `done` that earlier sessions skipped."""
     lines = metrics.read_scalars(run.directory / workdir.METRICS)
     return sum('skipped' in line and line['step'] <= done for line in lines)
 
 
 class Watch:
-    """Warns, once each, of what makes a contrast useless."""
+    """Prints warnings, each once, about conditions that make a contrast ineffective."""
 
     def __init__(self, run: Run) -> None:
         self._uses_keys = run.plan.recipe.method.uses_keys
@@ -90,7 +90,7 @@ class Watch:
         if contrast == 'single':
             counts = np.asarray([len(labels)])
         self._negatives = size * (len(counts) if contrast == 'all_classes' else 1)
-        # Steps after which the queue of the smallest class has no random key of the beginning.
+        # Steps after which the queue of the smallest class contains no random initial key.
         self._filled = math.ceil(size / (self._batch * counts.min() / len(labels)))
         if size > counts.min():
             name = 'the training set'
@@ -106,7 +106,7 @@ class Watch:
             )
 
     def end_epoch(self, state: TrainState, done: int, accuracies: Sequence[float]) -> None:
-        """Looks at the keys in the queue and at the contrast accuracies of the steps of an epoch that ends."""
+        """Checks the keys in the queue and the contrast accuracies of the steps of an epoch at its end."""
         if not self._uses_keys or state.queue is None or done < self._filled:
             return
         spread = float(_spread(state.queue))
@@ -119,7 +119,7 @@ class Watch:
         if done - self._per_epoch >= self._filled and accuracies:
             trials = len(accuracies) * self._batch
             by_chance = trials / (1 + self._negatives)
-            # As many hits as chance alone gives in all but one of a thousand epochs.
+            # At chance level, the number of hits is below this bound in all but one of a thousand epochs.
             if sum(accuracies) * self._batch <= by_chance + 3 * math.sqrt(by_chance):
                 self._warn(
                     'chance',

@@ -13,7 +13,7 @@ from ancor_jax.training.health import NotFiniteError
 
 
 class TrainingLog:
-    """Writes metrics one dispatch behind, so that the device never waits for the host."""
+    """Writes metrics with a delay of one dispatch, so that the device never waits for the host."""
 
     def __init__(
         self,
@@ -24,18 +24,18 @@ class TrainingLog:
         begin: float,
         skipped: int = 0,
     ) -> None:
-        """`skipped`: steps that earlier sessions have left out, see `train.skip_nonfinite`."""
+        """`skipped`: number of steps that earlier sessions skipped, see `train.skip_nonfinite`."""
         self._config, self._plan, self._writer, self._progress = config, plan, writer, progress
         self._begin: float | None = begin  # until the first steps are done
         self._pending: dict[str, jax.Array] | None = None
         self._rate = Rate()
         self._skipped = skipped
-        self.contrast_accuracies: list[float] = []  # of the steps of this epoch, as far as this session has done them
+        self.contrast_accuracies: list[float] = []  # of the steps of this epoch in this session
 
     def start(self, done: int) -> None:
-        """An epoch begins, or the rest of one, after `done` steps. The time in between does not count for images/s."""
+        """Starts an epoch, or the rest of one, after `done` steps. The time before it does not count for images/s."""
         steps = self._plan.steps_per_epoch
-        # All at once and before its steps: the schedule is computed on the device, where it would wait for them.
+        # All at once and before the steps: the schedule is computed on the device, where it would wait for the steps.
         self._first = done // steps * steps
         if done == self._first:
             self.contrast_accuracies = []
@@ -43,7 +43,7 @@ class TrainingLog:
         self._rate.start()
 
     def dispatched(self, values: dict[str, jax.Array]) -> None:
-        """Steps are on their way and will give these metrics, each [steps]."""
+        """Called after steps are dispatched, with their metrics, each [steps]."""
         self.catch_up()
         self._pending = values
 
@@ -76,7 +76,7 @@ class TrainingLog:
         self._progress.update(images, f'loss {arrays["loss"][-1]:.3f}')
 
     def _not_finite(self, number: int, skipped: bool) -> None:
-        """Records a step that was left out, or raises an error."""
+        """Records a skipped step, or raises an error."""
         if not skipped:
             raise NotFiniteError('the loss is not finite', number)
         self._skipped += 1

@@ -19,12 +19,12 @@ from ancor_jax.views.random_views import run_rng
 
 
 def train_or_resume(run: Run, checkpoints: checkpoint.Checkpoints, begin: float) -> TrainState:
-    """The state after the last step of a run, trained from its latest checkpoint or from the start.
+    """Trains a run from its latest checkpoint or from the start, and returns the state after the last step.
 
     Args:
         run: see `experiment.prepare`.
         checkpoints: of its work directory.
-        begin: when the work on this run started, in seconds of the monotonic clock.
+        begin: start time of this run, in seconds of the monotonic clock.
     """
     done = checkpoints.step() or 0
     last_step = run.config.train.epochs * run.plan.steps_per_epoch
@@ -113,16 +113,16 @@ class _Saver:
 
     def __init__(self, run: Run, checkpoints: checkpoint.Checkpoints, writer: metrics.ScalarWriter, done: int) -> None:
         self._run, self._checkpoints, self._writer = run, checkpoints, writer
-        self._before = workdir.training_seconds(run.directory, done)  # of earlier sessions
+        self._before = workdir.training_seconds(run.directory, done)  # seconds of earlier sessions
         self._start = self._saved = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the minutes between two checkpoints are over."""
+        """Whether a checkpoint by `train.checkpoint_minutes` is due."""
         minutes = self._run.config.train.checkpoint_minutes
         return bool(minutes) and time.monotonic() - self._saved >= 60 * minutes
 
     def end_epoch(self, state: TrainState, done: int, due: bool = False) -> None:
-        """Validates, and saves where a checkpoint is due by minutes, by epochs or as the best one."""
+        """Validates, and saves a checkpoint if it is due by minutes or epochs, or is the best one."""
         config = self._run.config
         epoch = done // self._run.plan.steps_per_epoch
         last = epoch == config.train.epochs
@@ -130,7 +130,7 @@ class _Saver:
         score = None
         if every and self._run.dataset.test.has_fine and (epoch % every == 0 or last):
             try:
-                # Several processes validate together: a signal waits for the end of it.
+                # Several processes validate together, so a signal is handled after the validation.
                 with interruption.abandonable(not distributed.several()):
                     score = distributed.broadcast_from_first(_validation(self._run, state))
             except interruption.Interrupted:
@@ -141,7 +141,7 @@ class _Saver:
             self.save(state, done, score)
 
     def leave(self, state: TrainState, done: int, *, epoch_is_open: bool) -> NoReturn:
-        """Saves and ends the program."""
+        """Saves and exits the program."""
         interruption.saving()
         self.save(state, done, epoch_is_open=epoch_is_open)
         self._checkpoints.wait()
@@ -150,7 +150,7 @@ class _Saver:
         )
 
     def save(self, state: TrainState, done: int, score: float | None = None, *, epoch_is_open: bool = False) -> None:
-        """Writes the log to the disk, then a checkpoint: a run that resumes from it has the log up to it."""
+        """Flushes the log to the disk, then writes a checkpoint, so that the log is complete up to the checkpoint."""
         self._writer.write(done, {'training_seconds': self._before + time.monotonic() - self._start})
         self._writer.flush()
         self._checkpoints.save(done, state, score, epoch_is_open=epoch_is_open)

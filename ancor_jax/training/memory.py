@@ -1,4 +1,4 @@
-"""What a training run will take of each device's memory, known from shapes before anything is put there."""
+"""The memory that a training needs on each device, computed from shapes before anything is allocated."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from ancor_jax.training import step
 
 
 def of_state(state: step.TrainState) -> dict[str, int]:
-    """Bytes on a device of the parts of a state, by name.
+    """Bytes per device of the parts of a state, by name.
 
     Args:
         state: as a tree of `jax.ShapeDtypeStruct`, with shardings where it is split over devices.
@@ -26,27 +26,27 @@ def of_state(state: step.TrainState) -> dict[str, int]:
 
 
 def of_activations(model: models.Network, state: step.TrainState, batch: int, size: int) -> int:
-    """Bytes, about, of what a pass over a batch keeps for the gradient: an estimate, as compilers fuse and reorder.
+    """An estimate of the bytes that a forward pass stores for the backward pass; compilers fuse and reorder operations.
 
-    Every layer's output is kept; with `remat` of each block its output and, of what is inside, what its policy keeps,
-    and besides all that is inside one block, the largest, while its gradient is computed.
+    Without `remat`, the outputs of all layers are stored. With it, they are the outputs of all blocks, the values that
+    the policy stores inside them, and all values of the largest block, while its gradient is computed.
 
     Args:
         model: of the run.
         state: shapes.
-        batch: images on a device.
+        batch: images per device.
         size: side of an image.
     """
     capture = functools.partial(model.apply, train=False, capture_intermediates=True)
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     outputs = jax.eval_shape(capture, {'params': state.params, 'batch_stats': state.batch_stats}, images)
     backbone = dict(outputs[1]['intermediates']['backbone'])
-    del backbone['__call__']  # what its last block gives
+    del backbone['__call__']  # the output of its last block
     policy = getattr(model.backbone, 'remat', 'none')
     kept, largest = 0, 0
     for name, values in backbone.items():
         everything = _maps(values)
-        if policy == 'none' or not name.startswith('stage'):  # the stem is no block
+        if policy == 'none' or not name.startswith('stage'):  # the stem is not a block
             kept += everything
             continue
         kept += _maps(values['__call__'])
@@ -57,7 +57,7 @@ def of_activations(model: models.Network, state: step.TrainState, batch: int, si
 
 
 def as_text(sizes: dict[str, int]) -> dict[str, str]:
-    """Sizes in MiB, without those that are nothing."""
+    """Sizes in MiB, without zeros."""
     return {name: f'{size / 2**20:,.0f} MiB' for name, size in sizes.items() if size}
 
 

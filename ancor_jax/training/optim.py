@@ -1,4 +1,4 @@
-"""The optimiser and the learning-rate schedules."""
+"""The optimizer and the learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ def schedule(
 
     Args:
         kind: 'cosine_restarts': as published, lr/2 (1 + cos(π (e mod T)/T)) for epoch e, T = floor(epochs / cycles)
-            epochs a cycle (at least 1), constant within an epoch (`adjust_learning_rate` of the reference);
+            epochs per cycle (at least 1), constant within an epoch (`adjust_learning_rate` of the reference);
             'cosine': smooth to zero over the run after `warmup_epochs` of linear warm-up;
             'steps': times `decay` at each epoch in `milestones`, after the same warm-up.
         learning_rate: the largest value.
-        epochs: of the whole run.
-        steps_per_epoch: optimiser steps of an epoch.
+        epochs: of the run.
+        steps_per_epoch: optimizer steps per epoch.
         cycles: number of restarts of 'cosine_restarts'.
         warmup_epochs: of 'cosine' and 'steps'.
         milestones: epochs, ascending, of 'steps'.

@@ -16,7 +16,7 @@ from ancor_jax.views.random_views import RandomView
 
 
 def state_specs(recipe: step.Recipe) -> Any:
-    """How a state lies on the mesh, as a tree prefix: the queue split along its slots, all else on every device."""
+    """The partition specs of a state, as a tree prefix: the queue is split along its slots, the rest is replicated."""
     everywhere: Any = P()
     slots: Any = P(None, AXIS)
     return step.TrainState(
@@ -31,7 +31,7 @@ def state_specs(recipe: step.Recipe) -> Any:
 
 
 def abstract_state(mesh: Mesh, recipe: step.Recipe, shapes: step.TrainState) -> step.TrainState:
-    """The arrays of a state with their places on the mesh.
+    """The shapes of a state with their shardings on the mesh.
 
     Args:
         mesh: of the run.
@@ -51,10 +51,10 @@ def map_resident_steps(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Cal
 
     It takes (state, samples, indices [S, N], rng) and returns (state, metrics).
 
-    The state, as `state_specs` says, is donated; indices are split over the devices along N; samples and rng are on
+    The state, sharded by `state_specs`, is donated; indices are split over the devices along N; samples and rng are on
     every device.
     """
-    # XLA runs convolutions inside a loop many times slower on CPU (github.com/jax-ml/jax/issues/12868).
+    # On CPU, XLA runs convolutions inside a loop many times slower (github.com/jax-ml/jax/issues/12868).
     unroll = platform(mesh) == 'cpu'
     steps = functools.partial(view_steps.resident_steps, recipe=recipe, view=view)
     per_device = functools.partial(steps, axis_name=AXIS, unroll=unroll)
@@ -67,7 +67,7 @@ def map_resident_steps(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Cal
 def map_cropped_step(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Callable[..., Any]:
     """`view_steps.cropped_step` over the mesh, compiled once: (state, batch, rng) → (state, metrics).
 
-    The state, as `state_specs` says, is donated; the batch is split over the devices.
+    The state, sharded by `state_specs`, is donated; the batch is split over the devices.
     """
     per_device = functools.partial(view_steps.cropped_step, recipe=recipe, view=view, axis_name=AXIS)
     state = state_specs(recipe)

@@ -1,8 +1,8 @@
-"""The training step: a pure per-device function of state and batch; the mesh axis comes in as a name.
+"""The training step: a pure per-device function of state and batch; the mesh axis is an argument, by name.
 
-The order is the reference's (`train` of `guybuk/ANCOR`): query pass; the target network moves towards the online
-parameters from before this step and towards the batch statistics from after the query pass; key pass; losses against
-the queue as it was; SGD; enqueue.
+The order is that of the reference (`train` of `guybuk/ANCOR`): query pass; update of the target network towards the
+online parameters before this step and the batch statistics after the query pass; key pass; losses against the queue
+before this step; SGD; enqueue.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,21 +21,21 @@ QUERY, KEY = 0, 1  # numbers of the two views
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes; the same on every device, but for the queue, of which each has its slots."""
+    """The state of the training. It is replicated, except for the queue, of which each device has its own slots."""
 
     step: jax.Array  # int32 [], steps done
     params: Params
     batch_stats: Params  # empty for a network without batch normalisation
-    target_params: Params  # backbone and embedder; empty for a method without a contrast, as the next
+    target_params: Params  # backbone and embedder; empty for a method without a contrast, like the next
     target_batch_stats: Params
     opt_state: optax.OptState
     queue: queue.Queue | None  # keys [C, K, D] split over the devices along K
 
 
 class Batch(NamedTuple):
-    """One device's share of a batch: n consecutive samples of the N in the batch.
+    """The part of a batch on one device: n consecutive samples of the N in the batch.
 
-    `query` and `key` are what the views are made of, see `ViewMaker`: finished views float32 [n, H, W, 3], 8-bit crops
+    `query` and `key` are the sources of the views, see `ViewMaker`: finished views float32 [n, H, W, 3], 8-bit crops
     uint8 [n, H, W, 3], or numbers of samples int32 [n].
     """
 
@@ -45,36 +45,36 @@ class Batch(NamedTuple):
 
 
 class ViewMaker(Protocol):
-    """Makes views on the device."""
+    """Computes views on the device."""
 
     def __call__(self, source: jax.Array, places: jax.Array, number: int) -> jax.Array:
         """The views of n samples, float32 [n, H, W, 3].
 
         Args:
             source: [n, ...] rows of `Batch.query` or `Batch.key`.
-            places: int32 [n], the rows of the global batch that they are. They seed the random numbers of a view, so
-                that the views do not depend on how the batch is divided over devices.
+            places: int32 [n], their rows in the global batch. They seed the random numbers of a view, so the views do
+                not depend on how the batch is divided over devices.
             number: `QUERY` or `KEY`.
         """
         ...
 
 
 class Network(Protocol):
-    """What a step needs of a network. `models.Network` and any other Flax linen module of this form satisfy it."""
+    """The interface of a network in the step: `models.Network`, or another Flax linen module of this form."""
 
     num_classes: int  # C, of the classifier
     embed_dim: int  # D, of the embedding
-    head: str  # 'seq' where the classifier reads the embedding, so that its weight rows are of its width
+    head: str  # 'seq' if the classifier reads the embedding, so that its weight rows have width D
 
     def init(self, rngs: jax.Array, images: jax.Array, **kwargs: Any) -> Any:
         """Variables as {'params': ..., 'batch_stats': ...}; the second may be missing.
 
-        `params['classifier']['kernel']` [D, C] holds the class weights, where the method uses them.
+        `params['classifier']['kernel']` [D, C] contains the class weights, if the method uses them.
         """
         ...
 
     def apply(self, variables: Any, images: jax.Array, **kwargs: Any) -> Any:
-        """`models.Outputs` and the changed collections; with `method='embed'` the embedding [N, D] in their place."""
+        """`models.Outputs` and the changed collections; with `method='embed'` the embedding [N, D] and collections."""
         ...
 
 
@@ -87,13 +87,13 @@ class Recipe(NamedTuple):
     temperature: float
     target_momentum: float
     shuffle_keys: bool  # permute the keys over the ghost batch-norm groups before the key pass (MoCo's shuffled BN)
-    skip_nonfinite: bool = False  # keep the state of before a step whose loss or gradient is not finite
+    skip_nonfinite: bool = False  # keep the previous state if the loss or a gradient is not finite
 
 
 def create_state(
     rng: jax.Array, recipe: Recipe, view_shape: tuple[int, ...], queue_size: int, queue_dtype: jnp.dtype
 ) -> TrainState:
-    """The state before the first step: an initialised network, a target equal to it, a queue of random unit vectors.
+    """The initial state: an initialised network, a target equal to it, a queue of random unit vectors.
 
     Args:
         rng: key.
@@ -122,7 +122,7 @@ def create_state(
 
 
 def finished_views(source: jax.Array, places: jax.Array, number: int) -> jax.Array:
-    """The `ViewMaker` of a batch that holds finished views."""
+    """The `ViewMaker` of a batch of finished views."""
     del places, number
     return source
 
@@ -136,25 +136,25 @@ def train_step(
     make_views: ViewMaker = finished_views,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on one device's share of the batch.
+    """One step on the part of the batch on one device.
 
     Args:
-        state: before the step; with `axis_name` this device's slots of the queue, the same of everything else.
+        state: before the step; with `axis_name`, the queue has the slots of this device, and the rest is replicated.
         batch: this device's samples.
         rng: key of the steps of the run, the same on every device; the step number is folded in.
         recipe: static parts.
-        make_views: makes both views from the batch.
+        make_views: computes both views from the batch.
         axis_name: mesh axis over which the batch is split (under `jax.shard_map` or `jax.pmap`), None on one device.
 
     Returns:
-        The state after the step, and scalar metrics averaged over the whole batch.
+        The state after the step, and scalar metrics averaged over the global batch.
     """
     method = recipe.method
     places = _places(batch.labels.shape[0], axis_name)
     query_rng, key_rng, shuffle_rng = jax.random.split(jax.random.fold_in(rng, state.step), 3)
 
-    # Query pass. The gradients are this device's own, of its own mean loss, and are averaged explicitly below: the
-    # parameters are marked as varying over the axis, so that JAX sums nothing by itself under shard_map or pmap.
+    # Query pass. The gradients are those of the mean loss on this device, and are averaged explicitly below. The
+    # parameters are marked as varying over the axis, so that JAX does not sum gradients under shard_map or pmap.
     query_views = make_views(batch.query, places, QUERY)
 
     def query_pass(params: Params) -> tuple[models.Outputs, Params]:
@@ -178,7 +178,7 @@ def train_step(
             recipe, variables, batch.key, make_views, state.step, (key_rng, shuffle_rng), axis_name
         )
 
-    # Losses against the queue as it was, and their gradients.
+    # Losses against the queue before this step, and their gradients.
     def mean_loss(outputs: models.Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         return _loss(recipe, outputs, state.params, keys, state.queue, batch.labels, axis_name)
 
@@ -216,7 +216,7 @@ def _all_finite(tree: Any) -> jax.Array:
 def _apply(
     model: Network, variables: Params, views: jax.Array, step: jax.Array, dropout_rng: jax.Array, **kwargs: Any
 ) -> tuple[Any, Params]:
-    """A pass in training mode: what the network returns, and its new batch statistics."""
+    """A pass in training mode: the outputs of the network, and its new batch statistics."""
     result, changed = model.apply(
         variables, views, train=True, step=step, rngs={'dropout': dropout_rng}, mutable=['batch_stats'], **kwargs
     )
@@ -232,10 +232,10 @@ def _key_pass(
     rngs: tuple[jax.Array, jax.Array],
     axis_name: str | None,
 ) -> tuple[jax.Array, Params]:
-    """The target network's keys [N, D] of the whole batch, in batch order, and its new batch statistics.
+    """The target network's keys [N, D] of the global batch, in batch order, and its new batch statistics.
 
-    With `shuffle_keys` the samples pass the network in a random order of the whole batch: a key's batch-norm group then
-    has other samples than its query's. What travels between devices is the source of the views, not the views.
+    With `shuffle_keys`, the samples pass the network in a random order of the global batch, so the batch-norm group of
+    a key has other samples than that of its query. Devices exchange the sources of the views, not the views.
     """
     dropout_rng, shuffle_rng = rngs
     n = source.shape[0]
@@ -262,7 +262,7 @@ def _loss(
     labels: jax.Array,
     axis_name: str | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """This device's mean loss and its metrics. The class weights are constants of the contrast."""
+    """The mean loss of this device and its metrics. The class weights are constants in the contrast."""
     method = recipe.method
     metrics = {}
     classification = contrast = None
@@ -300,7 +300,7 @@ def _contrast(
         return losses.contrast(query, key, negatives, temperature=recipe.temperature, axis_name=axis_name)
     if method.metric == 'angular':
         weights = models.class_weights(params)
-    else:  # plain cosine reads no weights, and those of a forked head would not fit the embedding
+    else:  # plain cosine uses no weights, and those of a forked head do not fit the embedding
         weights = jnp.zeros((negatives.keys.shape[0], query.shape[1]), query.dtype)
     function = losses.class_contrast if method.contrast == 'class' else losses.all_class_contrast
     return function(

@@ -1,4 +1,4 @@
-"""The training step with the views made inside it: from samples on the device, or from crops that the host made."""
+"""The training step with the computation of views: from samples on the device, or from crops of the host."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from ancor_jax.views.random_views import RandomView
 
 
 class Samples(NamedTuple):
-    """A whole training set on the device."""
+    """A complete training set on the device."""
 
-    images: jax.Array  # uint8 [M, H, W, 3], or what else the views are made of
+    images: jax.Array  # uint8 [M, H, W, 3], or other sources of the views
     labels: jax.Array  # int32 [M]
 
 
@@ -32,10 +32,10 @@ def resident_steps(
 
     Args:
         state, recipe, axis_name: as `train_step`.
-        samples: the whole training set, on every device.
-        indices: int32 [S, n], the samples of each step that fall to this device.
+        samples: the complete training set, on every device.
+        indices: int32 [S, n], the samples of each step on this device.
         rng: key of the run.
-        view: makes a random view of each sample, such as `random_views.of_images`.
+        view: computes a random view of each sample, such as `random_views.of_images`.
         unroll: compile the steps one after the other instead of as a loop.
 
     Returns:
@@ -66,13 +66,13 @@ def cropped_step(
     view: RandomView,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on crops that the host made: flip, colours and blur of the two views, then `train_step`.
+    """One step on crops of the host: flip, colours and blur of the two views, then `train_step`.
 
     Args:
         state, recipe, axis_name: as `train_step`.
         batch: of crops uint8 [n, size, size, 3].
         rng: key of the run, as `resident_steps`.
-        view: makes the view of each crop, such as `random_views.of_crops`.
+        view: computes the view of each crop, such as `random_views.of_crops`.
 
     Returns:
         As `resident_steps` for one step.
@@ -90,7 +90,7 @@ def _step_with_views(
     def make_views(source: jax.Array, places: jax.Array, number: int) -> jax.Array:
         return view(random_views.sample_keys(views_rng, places), source, number)
 
-    # The steps' own random numbers (dropout, shuffling) are apart from those of the views.
+    # The random numbers of the steps (dropout, shuffling) are independent of those of the views.
     steps_rng = jax.random.fold_in(rng, 1)
     after, metrics = train_step(state, batch, steps_rng, recipe=recipe, make_views=make_views, axis_name=axis_name)
     return after, metrics | {'step': state.step}
