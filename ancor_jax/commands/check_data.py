@@ -1,4 +1,4 @@
-"""`--mode=check_data`: what a configuration would train and test on, looked at before any work starts."""
+"""`--mode=check_data`: checks the data of a configuration before a training."""
 
 import hashlib
 import pathlib
@@ -20,14 +20,14 @@ from ancor_jax.methods import METHODS
 from ancor_jax.views import random_views
 from ancor_jax.views.recipe import recipe_of
 
-_SHOWN = 10  # files or pairs of a kind that are named
+_SHOWN = 10  # number of files or pairs of each kind in the report
 _GRID = 24  # samples in the picture
 _COLUMNS = 6
 _RATE_SECONDS = 5.0
 
 
 class Look(NamedTuple):
-    """What one image turned out to be."""
+    """The properties of one image."""
 
     size: tuple[int, int]  # height and width; (0, 0) if unreadable
     digest: bytes  # of its bytes
@@ -35,23 +35,23 @@ class Look(NamedTuple):
 
 
 def check_data(config: Config, directory: pathlib.Path) -> None:
-    """Prints what training would see, see `report`."""
+    """Prints the report of `report`."""
     print(report(config, directory), flush=True)
 
 
 def report(config: Config, directory: pathlib.Path) -> str:
-    """Reads every image once and tells what was found, as text; the picture of a batch goes to `directory`.
+    """Reads every image once and returns a report as text; writes the picture of a batch to `directory`.
 
     Args:
         config: checked.
-        directory: gets `check_data.png`; it is made if there is something to show.
+        directory: for `check_data.png`; created if there are views to show.
 
     Returns:
         Tables of classes with counts, image sizes, unreadable files, duplicates across splits, classes that are too
-        small for an episode, and the pace of the host pipeline.
+        small for an episode, and the speed of the host pipeline.
 
     Raises:
-        DataError: the data set cannot be opened, or not one image of it can be read.
+        DataError: the data set cannot be opened, or none of its images can be read.
     """
     views, rng = recipe_of(config.views), random_views.run_rng(config.seed)
     dataset = data.open_dataset(config.data)
@@ -100,7 +100,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _class_table(dataset: Dataset) -> str:
-    """A line a coarse class with its fine classes and counts in both splits."""
+    """One line per coarse class with its fine classes and counts in both splits."""
     lines = []
     width = max(len(name) for name in dataset.coarse_names)
     lines.append(f'{"coarse class":<{max(width, 12)}}  {"train":>9}  {"test":>8}  fine classes (train, test)')
@@ -136,13 +136,13 @@ def _unreadable(looks: dict[str, list[Look]]) -> str:
 
 
 def _first(lines: list[str]) -> str:
-    """The first lines, and how many more there are."""
+    """The first lines, and the number of further lines."""
     more = [f'and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
     return '\n  '.join(lines[:_SHOWN] + more)
 
 
 def _duplicates(dataset: Dataset, looks: dict[str, list[Look]]) -> str:
-    """Images that are in both splits: few-shot accuracy on them is not what it seems."""
+    """Images that are in both splits: they bias the few-shot accuracy."""
     if 'test' not in looks:
         return ''
     place = {look.digest: index for index, look in enumerate(looks['train']) if not look.complaint}
@@ -162,7 +162,7 @@ def _name(split: Split, index: int) -> str:
 
 
 def _small_classes(dataset: Dataset, config: Config) -> str:
-    """Fine classes with fewer test images than an episode takes, and coarse classes too narrow for intra-class ones."""
+    """Fine classes with too few test images for an episode, and coarse classes with too few fine classes."""
     if not dataset.test.has_fine:
         return 'No test images with fine labels: training works, few-shot evaluation does not.'
     lines = []
@@ -191,7 +191,7 @@ def _only_readable(split: Split, looks: list[Look]) -> Split:
 def _picture(
     dataset: Dataset, config: Config, views: random_views.Recipe, rng: jax.Array, directory: pathlib.Path
 ) -> str:
-    """Draws what the first step would see."""
+    """Draws the views of the first step."""
     train = dataset.train
     batch = min(config.train.batch_size, len(train))
     count = min(_GRID, batch)
@@ -247,7 +247,7 @@ def _pixels(view: jax.Array, views: random_views.Recipe) -> np.ndarray:
 
 
 def _draw(path: pathlib.Path, both: list[np.ndarray], titles: list[str]) -> None:
-    """A PNG grid: each cell has the two views side by side, under them the class."""
+    """A PNG grid: each cell shows the two views and the class below them."""
     from PIL import Image, ImageDraw
 
     side = max(96, both[0].shape[1])

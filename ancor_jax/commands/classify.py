@@ -1,4 +1,4 @@
-"""`--mode=classify`: the few-shot task itself, on one's own images: a few of each new class, and a folder to sort."""
+"""`--mode=classify`: few-shot classification of a folder of images, from a few images of each new class."""
 
 import collections
 import csv
@@ -21,19 +21,19 @@ from ancor_jax.fewshot import Temperature
 from ancor_jax.report import gallery
 from ancor_jax.runtime import atomic
 
-_MOST_SHOWN = 200  # pictures of a class in the gallery; the table has all
+_MOST_SHOWN = 200  # pictures per class in the gallery; the table lists all
 _MOST_COLUMNS = 12  # classes of a printed confusion matrix
 
 
 def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, query: pathlib.Path) -> Answer:
-    """Sorts the images of a folder into classes of which another folder has one or a few images each.
+    """Sorts the images of a folder into classes, given one or a few images of each class.
 
-    Writes `classification.csv`, `classification.html` (a gallery) and `classification.json` (what was classified by
-    what) to `<directory>/classification/<name of the query folder>-<hash of both folders>/`, so that the results of
-    other folders stay. An image that cannot be read is listed in the table with the reason.
+    Writes `classification.csv`, `classification.html` (a gallery) and `classification.json` (both folders and the step)
+    to `<directory>/classification/<name of the query folder>-<hash of both folders>/`, so that results of other folders
+    are kept. The table lists images that cannot be read, with the reason.
 
     Args:
-        config: `eval` says how: the first of its classifiers, support copies and their augmentation, features.
+        config: `eval` sets the classifier (its first), the support copies and their augmentation, and the features.
         directory: work directory of the run whose network extracts the features.
         support: a folder with a folder of images for each class.
         query: a folder of images, with or without folders in it.
@@ -58,7 +58,7 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
     for split in (supports, queries):
         feature_extraction.check_sizes(split, settings)
     answer = solve(network, settings, supports, labels, queries, readable, tuple(by_class), shown=config.train.progress)
-    # The reason alone, without the path and the advice for data sets.
+    # Only the reason, without the path and the advice for data sets.
     failed = [
         (path, error.removeprefix(path).partition('; ')[0].strip())
         for path, error in zip(paths, errors, strict=True)
@@ -78,13 +78,13 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
 
 
 def output_name(support: pathlib.Path, query: pathlib.Path) -> str:
-    """A folder name that differs where either folder does."""
+    """A folder name that is unique for each pair of folders."""
     both = os.fsencode(support.resolve()) + b'\0' + os.fsencode(query.resolve())
     return embed.output_name(query.resolve().name, both)
 
 
 def _readable_supports(supports: Split, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[Split, np.ndarray]:
-    """The support images that can be read, of which every class must have one."""
+    """The readable support images; every class must have at least one."""
     errors = unreadable(supports, 'the support images')
     good = np.flatnonzero([not error for error in errors])
     for error in errors:
@@ -98,7 +98,7 @@ def _readable_supports(supports: Split, labels: np.ndarray, classes: tuple[str, 
 
 
 def summary(answer: Answer, failed: Sequence[tuple[str, str]] = ()) -> str:
-    """A line a class, most images first; accuracy and confusions where the folders' names give the truth."""
+    """One line per class, most images first; accuracy and confusions if folders are named after the true classes."""
     counts = collections.Counter(answer.names)
     names = [*answer.classes, *([UNKNOWN] if counts[UNKNOWN] else [])]
     width = max(map(_columns, names))
@@ -139,7 +139,7 @@ def _confusions(answer: Answer) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes: East Asian wide characters take two."""
+    """The width of a text in columns of a terminal; East Asian wide characters have two."""
     return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
 
 
@@ -148,7 +148,7 @@ def _left(text: str, width: int) -> str:
 
 
 def _answers(answer: Answer) -> list[str]:
-    """The classes, and 'unknown' where it is an answer: the columns of a confusion matrix."""
+    """The classes, and 'unknown' if it is an answer: the columns of a confusion matrix."""
     given = {name for _, row in answer.confusion() for name in row} | {truth for truth, _ in answer.confusion()}
     return [name for name in (*answer.classes, UNKNOWN) if name in given]
 
@@ -177,8 +177,8 @@ def _csv(answer: Answer, failed: Sequence[tuple[str, str]]) -> str:
 
 
 def safe_cell(text: str) -> str:
-    """A cell that a spreadsheet shows as text: one that begins like a formula gets a quotation mark in front."""
-    text = text.encode('utf-8', 'backslashreplace').decode('utf-8')  # names in bytes that are no text
+    """A cell that a spreadsheet shows as text: a cell that starts like a formula gets a leading quotation mark."""
+    text = text.encode('utf-8', 'backslashreplace').decode('utf-8')  # names that are not valid text
     return f"'{text}" if text[:1] in tuple('=+-@\t\r') else text
 
 
@@ -190,7 +190,7 @@ def _gallery(
     title: str,
     failed: Sequence[tuple[str, str]],
 ) -> str:
-    """The page: for each class its support images and what was sorted to it, surest first."""
+    """The page: for each class its support images and the query images sorted into it, most probable first."""
     confidence, names, truth = answer.confidence, np.asarray(answer.names), answer.truth
 
     def picture(split: Split, index: int, caption: str = '', mark: str = '') -> gallery.Picture:

@@ -1,4 +1,4 @@
-"""`--mode=compare`: finished runs side by side, episode by episode."""
+"""`--mode=compare`: compares finished runs episode by episode."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ from ancor_jax.runtime import atomic
 
 RESULTS = 'results.json'
 
-# What decides which episodes are drawn, so that those of two runs can be paired.
+# The fields that determine the episodes; they must be equal to pair two runs.
 _SAME_EVAL = ('seed', 'episodes', 'ways', 'shots', 'queries')
 _SAME_DATA = ('name', 'test_split', 'breeds', 'breeds_split', 'manifest')
 
@@ -46,14 +46,14 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> str:
 
     Args:
         directories: work directories with `results.json`; the differences are to the first.
-        out: a directory, which is made.
+        out: a directory, which is created.
 
     Returns:
-        Two Markdown tables: accuracies; differences to the first run, taken episode by episode, so that what an
-        episode's difficulty does to both runs cancels.
+        Two Markdown tables: accuracies; differences to the first run, taken episode by episode. This cancels the
+        difficulty of an episode, which affects both runs.
 
     Raises:
-        ConfigError: fewer than two runs, one without results, or runs of other episodes.
+        ConfigError: fewer than two runs, one without results, or runs with different episodes.
     """
     if len(directories) < 2:
         raise ConfigError('--mode=compare takes two work directories or more: --runs=DIR,DIR.')
@@ -80,7 +80,7 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> str:
 
 
 def _read(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `results.json` and `config.json` hold."""
+    """Reads `results.json` and `config.json`."""
     try:
         results, config = (
             json.loads((directory / name).read_text(encoding='utf-8')) for name in (RESULTS, 'config.json')
@@ -123,7 +123,7 @@ def _columns(results: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _names(directories: Sequence[pathlib.Path]) -> list[str]:
-    """The directories' own names where these tell them apart, else their paths."""
+    """The names of the directories if they are distinct, otherwise their paths."""
     short = [directory.resolve().name for directory in directories]
     return short if len(set(short)) == len(short) else [str(directory) for directory in directories]
 
@@ -145,7 +145,7 @@ def _csv(
     accuracies: Sequence[Sequence[Cell]],
     differences: Sequence[Sequence[Cell]],
 ) -> str:
-    """A line a run and column; the first run's differences are empty."""
+    """One line per run and column; the differences of the first run are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['run', 'evaluation', 'accuracy', 'interval_95', 'difference', 'difference_interval_95'])

@@ -1,4 +1,4 @@
-"""`--mode=embed`: features of images by a trained network, as NumPy archives for work elsewhere."""
+"""`--mode=embed`: writes features of images by a trained network as NumPy archives."""
 
 import dataclasses
 import hashlib
@@ -21,14 +21,14 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
     """Extracts the features of a data set, or of a folder of images, with the network of a run.
 
     Writes `<directory>/embeddings/train.npz` and `test.npz` for the data set of the run, the same with a hash of
-    `config.data` in the name for another data set, and `<folder>-<hash of its path>.npz` for a folder, so that no
-    archive replaces that of other images. Each has 'features' float32 [n, d], L2-normalised (the parts that
+    `config.data` in the name for another data set, and `<folder>-<hash of its path>.npz` for a folder, so that archives
+    of other images are kept. Each has 'features' float32 [n, d], L2-normalised (the parts that
     eval.features names); 'embeddings' float32 [n, D], un-normalised, if the head has them; with a classifier
-    'class_probabilities' float32 [n, C], 'predicted' int32 [n] and 'class_names' [C]; 'paths' [n] where the images are
-    files; 'coarse', 'fine' int32 [n] (-1 where unknown), 'coarse_names' and 'fine_names' where the data have them.
+    'class_probabilities' float32 [n, C], 'predicted' int32 [n] and 'class_names' [C]; 'paths' [n] if the images are
+    files; 'coarse', 'fine' int32 [n] (-1 if unknown), 'coarse_names' and 'fine_names' if the data have them.
 
     Args:
-        config: `data` says which images (unless `images` does), `eval` how they are resized and which features.
+        config: `data` selects the images (unless `images` is given), `eval` their resizing and the features.
         directory: work directory of the run.
         images: a folder of images, with or without folders in it, instead of the data set.
 
@@ -36,7 +36,7 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
         The files written.
 
     Raises:
-        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no images, or images of unfit sizes.
+        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no images, or images of unsuitable sizes.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
     parts: dict[str, tuple[Split, Dataset | None]]
@@ -68,7 +68,7 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
 
 
 def output_name(name: str, origin: bytes) -> str:
-    """A name for output that differs where its origin does."""
+    """A name for output that is unique for each origin."""
     return f'{name}-{hashlib.sha256(origin).hexdigest()[:8]}'
 
 
@@ -80,7 +80,7 @@ def _name_of_split(name: str, config: Config, network: TrainedModel) -> str:
 
 
 def _which_images(config: Config) -> dict[str, Any]:
-    """The fields of `config.data` that say which images there are, not how they are read."""
+    """The fields of `config.data` that select the images, without those of their reading."""
     fields = dataclasses.asdict(config.data)
     for name in ('download', 'pipeline', 'cache', 'threads', 'max_unreadable'):
         del fields[name]
@@ -88,13 +88,13 @@ def _which_images(config: Config) -> dict[str, Any]:
 
 
 def sized(config: Config) -> Eval:
-    """`config.eval` for images of any size: those that nothing brings to one are resized and cropped to a view's."""
+    """`config.eval` for images of any size: by default, images are resized and cropped to the size of a view."""
     size = config.eval.crop or config.views.size
     return dataclasses.replace(config.eval, resize=config.eval.resize or size, crop=size)
 
 
 def readable(split: Split, config: Config, where: str) -> Split:
-    """The split without unreadable images, if the configuration lets such be left out."""
+    """The split without unreadable images, if the configuration allows to leave them out."""
     if not config.data.max_unreadable:
         return split
     split, bad = without_unreadable(split, config.data.max_unreadable, where)

@@ -13,16 +13,16 @@ from ancor_jax.runtime import atomic, workdir
 
 
 def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
-    """Evaluates a checkpoint of a work directory; the answer goes to `evaluation.json` there.
+    """Evaluates a checkpoint of a work directory and writes `evaluation.json` there.
 
     Args:
-        config: of the evaluation; its data may be others than those of the training.
+        config: of the evaluation; its data may differ from those of the training.
         directory: of the run.
 
     Raises:
-        ConfigError: the directory holds no run, or one of another model than `config` says; or the data cannot be
-            evaluated. Without fine labels, the coarse classes are.
-        checkpoint.CheckpointError: it holds no such checkpoint.
+        ConfigError: the directory contains no run, or a run with another model than `config`; or the data cannot be
+            evaluated. Without fine labels, the coarse classes are evaluated.
+        checkpoint.CheckpointError: there is no such checkpoint.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
     workdir.check_same(directory, workdir.identity(config, 1), afterwards=True)
@@ -44,15 +44,15 @@ def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
 
 
 def evaluate_joined_runs(config: Config, directory: pathlib.Path) -> dict[str, Evaluation]:
-    """Evaluates the two networks of `config.eval.models` together, each way of joining in a directory of its own.
+    """Evaluates the two networks of `config.eval.models` together, each way of joining in a separate directory.
 
     Args:
         config: of the evaluation.
-        directory: `<directory>/<join>/results.json` is written, with a `config.json` beside it, so that
-            `--mode=compare` can set it beside single runs.
+        directory: `<directory>/<join>/results.json` is written, with a `config.json`, so that
+            `--mode=compare` can compare it with single runs.
 
     Raises:
-        ConfigError: not two models, or a cascade whose first has no class logits; and as `evaluate_run`.
+        ConfigError: not two models, or a cascade whose first model has no class logits; and as `evaluate_run`.
     """
     first, second = (trained_model.load(pathlib.Path(name), config.eval.checkpoint) for name in config.eval.models)
     if 'cascade' in config.eval.join and not first.class_names:

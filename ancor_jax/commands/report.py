@@ -1,4 +1,4 @@
-"""`--mode=report`: what the page of a run shows, gathered from its work directory, its network and its test images."""
+"""`--mode=report`: collects the content of the page of a run from its work directory, network and test images."""
 
 import json
 import pathlib
@@ -18,18 +18,18 @@ from ancor_jax.evaluation.trained_model import TrainedModel
 from ancor_jax.runtime import metrics, workdir
 from ancor_jax.views import image_ops
 
-_MOST_TRAINING_IMAGES = 4000  # in place of test images
+_MOST_TRAINING_IMAGES = 4000  # instead of test images
 
 
 def report_run(config: Config, directory: pathlib.Path) -> pathlib.Path:
-    """Writes `<directory>/report.html`, one page that opens without a network.
+    """Writes `<directory>/report.html`, one page that opens offline.
 
     Args:
-        config: `data` says which test images are shown, `eval` how they are seen.
+        config: `data` selects the test images, `eval` their views and features.
         directory: work directory of the run.
 
     Raises:
-        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no data, or images of unfit sizes.
+        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no data, or images of unsuitable sizes.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
     dataset = data.load(config.data)
@@ -41,14 +41,14 @@ def report_run(config: Config, directory: pathlib.Path) -> pathlib.Path:
 
 
 def images_shown(dataset: Dataset) -> Split:
-    """The test images, or some of the training images where there are none."""
+    """The test images, or some of the training images if there are none."""
     if len(dataset.test):
         return dataset.test
     return limit_train(dataset, min(_MOST_TRAINING_IMAGES, len(dataset.train)), seed=0).train
 
 
 def gather(network: TrainedModel, dataset: Dataset, config: Config) -> report.ReportData:
-    """Everything that the page shows, see `report.ReportData`."""
+    """Collects the content of the page, see `report.ReportData`."""
     shown = config.train.progress
     test, params = images_shown(dataset), network.variables['params']
     split = 'test' if len(dataset.test) else 'training'
@@ -91,11 +91,11 @@ def gather(network: TrainedModel, dataset: Dataset, config: Config) -> report.Re
 
 
 def class_order(of_network: Sequence[str], of_data: Sequence[str]) -> np.ndarray | None:
-    """How to order the classes of a network so that those of the data come first, in their order.
+    """The order of the classes of a network in which those of the data come first, in their order.
 
     Returns:
-        int [C], or [0] where they are in order; None where the data have classes that the network has not, unless they
-        come after all of its own.
+        int [C], or [0] if they are in order; None if the data have classes that the network does not have, unless they
+        come after all classes of the network.
     """
     if tuple(of_data[: len(of_network)]) == tuple(of_network):
         return np.zeros(0, np.int64)
@@ -108,7 +108,7 @@ def class_order(of_network: Sequence[str], of_data: Sequence[str]) -> np.ndarray
 
 
 def settings_table(network: TrainedModel, dataset: Dataset) -> tuple[tuple[str, str], ...]:
-    """What was trained, for people: label and value."""
+    """The settings of the training as readable text: label and value."""
     config = network.config
     rows = [
         ('Method', f'{network.title}, seed {config.seed}'),
@@ -125,7 +125,7 @@ def settings_table(network: TrainedModel, dataset: Dataset) -> tuple[tuple[str, 
 
 
 def _results(directory: pathlib.Path) -> dict[str, Any]:
-    """Of the latest evaluation, or none."""
+    """The results of the latest evaluation, or none."""
     found = [directory / name for name in (workdir.RESULTS, workdir.EVALUATION) if (directory / name).is_file()]
     if not found:
         return {}
@@ -134,10 +134,10 @@ def _results(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def heat(network: TrainedModel, test: Split, settings: Eval) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Indices of test images → the images as the network sees them, uint8 [n, H, W, 3], and where it looks.
+    """Indices of test images → the input images of the network, uint8 [n, H, W, 3], and their heat maps.
 
-    The heat float32 [n, h, w] is the norm of the embedding of each cell of the last feature map, as in the paper's
-    localisation pictures.
+    The heat maps, float32 [n, h, w], are the norms of the embeddings of the cells of the last feature map, as in the
+    localisation figure of the paper.
     """
     colours = network.config.views
 

@@ -1,4 +1,4 @@
-"""`--mode=train`: trains a run, or resumes it, then evaluates it."""
+"""`--mode=train`: trains or resumes a run, then evaluates it."""
 
 import contextlib
 import dataclasses
@@ -16,13 +16,13 @@ from ancor_jax.training.step import TrainState
 
 
 def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
-    """Trains from the latest checkpoint in the work directory, or from the start, to the end; then evaluates.
+    """Trains from the latest checkpoint in the work directory, or from the start; then evaluates.
 
     Returns:
-        The evaluation; of coarse classes where the test images have no fine labels, empty without test images.
+        The evaluation; of coarse classes if the test images have no fine labels, empty without test images.
 
     Raises:
-        ConfigError, data.DataError: the configuration cannot be run; nothing has been written then.
+        ConfigError, data.DataError: the configuration cannot be run; nothing is written.
     """
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -32,7 +32,7 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
         run = experiment.prepare(config, directory)
         _check_same_in_all_processes(run)
         if distributed.is_first():
-            if not existed:  # only now, so that nothing is written for a run that cannot work
+            if not existed:  # after the checks, so that nothing is written for a run that cannot work
                 stack.enter_context(ownership.held(directory))
             _claim(run)
         distributed.wait('claimed')
@@ -50,7 +50,7 @@ def train(config: Config, directory: pathlib.Path) -> results.Evaluation:
         else:
             print('No test images, so no evaluation.', flush=True)
             evaluation = results.Evaluation([], [])
-        distributed.wait('evaluated')  # the others would take a process that left early for dead
+        distributed.wait('evaluated')  # the others would consider a process that exits early as dead
     return evaluation
 
 
@@ -61,7 +61,7 @@ def _check_same_in_all_processes(run: Run) -> None:
 
 
 def _claim(run: Run) -> None:
-    """Makes the work directory this run's own, or checks that it is already."""
+    """Assigns the work directory to this run, or checks that it belongs to it."""
     done = max(checkpoint_files.steps(run.directory / workdir.CHECKPOINTS / checkpoint.LATEST), default=0)
     classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
     session = provenance.session(done, run.devices)
@@ -69,7 +69,7 @@ def _claim(run: Run) -> None:
 
 
 def _evaluate(run: Run, state: TrainState) -> results.Evaluation:
-    """Evaluates, prints the tables and writes them; an empty evaluation where no test images have fine labels."""
+    """Evaluates, prints the tables and writes them; an empty evaluation if no test images have fine labels."""
     if not run.dataset.test.has_fine:
         print('No test images with fine labels, so no few-shot evaluation.', flush=True)
         return results.Evaluation([], [])

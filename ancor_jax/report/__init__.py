@@ -1,4 +1,4 @@
-"""A finished run on one HTML page that opens anywhere, without a network and without scripts."""
+"""A finished run on one HTML page that opens offline and without scripts."""
 
 import pathlib
 from collections.abc import Callable
@@ -17,14 +17,14 @@ def write(
     points: int = 4000,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Writes the page, all or nothing.
+    """Writes the page atomically.
 
     Args:
-        facts: what it shows.
+        facts: the content.
         path: of the HTML file.
         seed: of t-SNE and of the choice of images.
-        points: the most test images on the map.
-        progress: is called with what comes next, before each of the longer steps.
+        points: largest number of test images on the map.
+        progress: called with a description before each of the longer steps.
     """
     from ancor_jax.report import analysis, confusions, embedding, outliers, page, photos, run_history
 

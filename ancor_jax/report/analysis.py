@@ -4,38 +4,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK = 2**24  # similarities held at a time: 64 MiB of float32, whatever N is
+_BLOCK = 2**24  # similarities in memory at a time: 64 MiB of float32 for any N
 
 
 class Pair(NamedTuple):
-    """Two classes that are taken for one another."""
+    """Two classes that are confused with each other."""
 
     first: int
     second: int
-    first_as_second: int  # images of the first whose answer is the second
+    first_as_second: int  # images of the first class that are predicted as the second
     second_as_first: int
     rate: float  # both, as a share of the images of the two classes
 
 
 class Angles(NamedTuple):
-    """Degrees between embeddings and class weights, float64 [N]; NaN where there is no such weight."""
+    """Degrees between embeddings and class weights, float64 [N]; NaN if there is no such weight."""
 
     own: np.ndarray  # to the weight of the sample's class
     other: np.ndarray  # to the nearest weight of another class
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """The rows [N, D], each divided by its norm; a row of zeros stays."""
+    """The rows [N, D], each divided by its norm; a row of zeros stays unchanged."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms == 0, 1, norms)
 
 
 def balanced(labels: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """A random choice with as equal a number from each class as there can be.
+    """A random choice with class counts that are as equal as possible.
 
     Args:
         labels: int [N].
-        number: how many to choose, at most.
+        number: largest number of indices.
         rng: of the choice.
 
     Returns:
@@ -44,21 +44,21 @@ def balanced(labels: np.ndarray, number: int, rng: np.random.Generator) -> np.nd
     order = rng.permutation(len(labels))
     by_class = np.argsort(labels[order], kind='stable')
     _, starts, counts = np.unique(labels[order][by_class], return_index=True, return_counts=True)
-    turn = np.empty(len(labels), np.int64)  # the how-manieth of its class
+    turn = np.empty(len(labels), np.int64)  # position within its class
     turn[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
     return order[np.argsort(turn, kind='stable')][:number]
 
 
 def nearest(features: np.ndarray, number: int, queries: np.ndarray | None = None) -> np.ndarray:
-    """The nearest other rows by inner product, block by block: no N×N matrix is held.
+    """The nearest other rows by inner product, block by block, without an N×N matrix.
 
     Args:
         features: float32 [N, d], unit rows, so that the inner product is the cosine.
-        number: how many neighbours.
+        number: number of neighbours.
         queries: int [n], rows to find neighbours of; None for all.
 
     Returns:
-        int [n, min(number, N − 1)], nearest first; a row is never its own neighbour, of equal ones the first counts.
+        int [n, min(number, N − 1)], nearest first; a row is never its own neighbour; ties are resolved by index.
     """
     total = len(features)
     queries = np.arange(total) if queries is None else queries
@@ -79,18 +79,18 @@ def nearest(features: np.ndarray, number: int, queries: np.ndarray | None = None
 
 
 def confusion(true: np.ndarray, answered: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many samples of class i were answered with j: int64 [C, C]."""
+    """The number of samples of class i with prediction j: int64 [C, C]."""
     counts = np.bincount(true.astype(np.int64) * num_classes + answered, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
 def confused_pairs(true: np.ndarray, answered: np.ndarray, most: int) -> list[Pair]:
-    """The pairs of classes that are most often taken for one another, in either direction.
+    """The pairs of classes that are confused most often, in either direction.
 
     Args:
         true: int [N].
         answered: int [N].
-        most: how many pairs, at most; of equally many confusions those with the higher rate come first.
+        most: largest number of pairs; pairs with equal counts are ordered by rate.
     """
     sizes = np.bincount(true, minlength=int(answered.max(initial=0)) + 1)
     wrong = np.flatnonzero(true != answered)
@@ -111,7 +111,7 @@ def angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray
     Args:
         embeddings: [N, D], un-normalised.
         class_weights: [C, D].
-        labels: int [N]; one of C or more belongs to no weight.
+        labels: int [N]; labels of C or more have no weight.
     """
     own, other = np.full(len(labels), np.nan), np.full(len(labels), np.nan)
     weights = unit(class_weights.astype(np.float64))
@@ -129,12 +129,12 @@ def angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray
 
 
 def nearest_centre(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Which centre [C, D] is nearest to each vector [n, D] by angle: int64 [n]."""
+    """The nearest centre [C, D] to each vector [n, D] by angle: int64 [n]."""
     return (unit(vectors) @ unit(centres).T).argmax(axis=1)
 
 
 def class_means(vectors: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
-    """The mean of the vectors [N, D] of each of `number` classes: float64 [number, D], zeros without a vector."""
+    """The mean of the vectors [N, D] of each of `number` classes: float64 [number, D], zeros without vectors."""
     sums = np.zeros((number, vectors.shape[1]))
     np.add.at(sums, labels, vectors)
     return sums / np.maximum(np.bincount(labels, minlength=number), 1)[:, None]

@@ -1,4 +1,4 @@
-"""Sections on which classes are taken for one another: fine ones by neighbours, coarse ones by the class logits."""
+"""Sections on confused classes: fine classes by neighbours, coarse classes by the class logits."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ _MOST_CLASSES = 40  # of the coarse matrix
 
 
 def pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
-    """The classes, fine ones where they are known, that are most often taken for one another.
+    """The classes, fine ones if known, that are confused most often.
 
     Args:
         facts: of the page.
@@ -34,7 +34,7 @@ def pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
     ]
     if alone.any():
         text.append(
-            'Left out, since they cannot be right: images that are the only one of their '
+            'Left out, since their answer is always wrong: images that are the only one of their '
             f'{facts.level} class ({alone.sum():,}).'
         )
     confused = analysis.confused_pairs(labels, answered, _MOST_PAIRS)
@@ -63,12 +63,12 @@ def pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
     head = ['pair', 'of both, %', 'first taken for second', 'second taken for first']
     if facts.level == 'fine':
         head.append('coarse class')
-    shown = Strips('Examples: an image, and the neighbour that misled', 'pairs', strips)
+    shown = Strips('Examples: an image, and its neighbour of the wrong class', 'pairs', strips)
     return Section(anchor, title, text, [Table(head, rows), shown])
 
 
 def coarse_matrix(facts: ReportData) -> Section:
-    """The coarse class by the class logits."""
+    """The confusion matrix of the coarse classes by the class logits."""
     anchor, title = 'coarse', 'Coarse classes by the class logits'
     if facts.class_logits is None:
         return Section(anchor, title, ['The network has no classifier of these classes, so there are no class logits.'])
@@ -107,10 +107,10 @@ def coarse_matrix(facts: ReportData) -> Section:
 def _examples(
     facts: ReportData, nearest: np.ndarray, answered: np.ndarray, pair: analysis.Pair, photos: Photos
 ) -> Strip:
-    """A few images of either class beside the neighbour of the other."""
+    """A few images of either class, each with its neighbour of the other class."""
     ends = [(pair.first, pair.second), (pair.second, pair.first)]
     found = [np.flatnonzero((facts.labels == true) & (answered == wrong)) for true, wrong in ends]
-    # In turn from both directions, as far as they go.
+    # Alternating between both directions.
     turns = [(turn, end, index) for end, indices in enumerate(found) for turn, index in enumerate(indices[:_EXAMPLES])]
     shown = []
     for _, _, index in sorted(turns)[:_EXAMPLES]:
@@ -120,7 +120,7 @@ def _examples(
 
 
 def _cell(count: int, size: int, *, wrong: bool) -> Cell:
-    """Shaded by the square root of the share, so that a few per cent can be seen."""
+    """A cell shaded by the square root of the share, so that a few per cent are visible."""
     share = count / size
     text = '' if not count else '<1' if share < 0.005 else f'{100 * share:.0f}'
     return Cell(text, float(0.9 * np.sqrt(share)), warm=bool(wrong))

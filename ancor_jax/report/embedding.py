@@ -1,4 +1,4 @@
-"""Sections on where the embeddings lie: maps of all and of each coarse class, angles to the class weights."""
+"""Sections on the embeddings: maps of all and of each coarse class, angles to the class weights."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class Shown:
 
 
 def shown(facts: ReportData, seed: int, points: int) -> Shown:
-    """At most `points` test images, as many of each class as there can be, laid out by t-SNE."""
+    """At most `points` test images, with class counts that are as equal as possible, placed by t-SNE."""
     indices = np.sort(analysis.balanced(facts.labels, points, np.random.default_rng(seed)))
     return Shown(indices, tsne.project(facts.vectors[indices], facts.weights, seed))
 
@@ -46,7 +46,7 @@ def whole_map(facts: ReportData, seen: Shown) -> Section:
         *_about_weights(facts),
     ]
     if len(labels) > figures.STYLES:
-        text.append(f'There are more classes than looks: every {figures.STYLES}th class looks the same.')
+        text.append(f'There are more classes than styles: every {figures.STYLES}th class looks the same.')
     stars = '' if facts.weights is None else f', {len(facts.weights)} class weights as stars'
     largest = ', '.join(
         f'{facts.coarse_names[labels[i]]} {counts[i]:,}' for i in np.argsort(-counts, kind='stable')[:_MOST_KEYS]
@@ -62,7 +62,7 @@ def whole_map(facts: ReportData, seen: Shown) -> Section:
 
 
 def class_maps(facts: ReportData, seen: Shown) -> Section:
-    """The same map, a panel for each coarse class, by fine class."""
+    """The same map with one panel per coarse class, by fine class."""
     anchor, title = 'classes', 'Inside each coarse class'
     if seen.map is None:
         return Section(anchor, title, [_no_map(facts)])
@@ -70,7 +70,7 @@ def class_maps(facts: ReportData, seen: Shown) -> Section:
         return Section(anchor, title, [f'The fine classes of the {facts.split} images are unknown.'])
     labels, counts = np.unique(facts.coarse[seen.indices], return_counts=True)
     chosen = np.sort(labels[np.argsort(-counts, kind='stable')[:_MOST_PANELS]])
-    text = ['The same map, cut out around one coarse class at a time; its fine classes have colours and shapes.']
+    text = ['The same map, restricted to one coarse class at a time; its fine classes have colours and shapes.']
     if facts.weights is None:
         text.append(
             'Large symbols are the medians of the fine classes; there are no class weights to set them against.'
@@ -85,7 +85,7 @@ def class_maps(facts: ReportData, seen: Shown) -> Section:
 
 
 def angles(facts: ReportData) -> Section:
-    """How near the embeddings are to their own class weight, and to the nearest other."""
+    """The angles of the embeddings to their own class weight and to the nearest other one."""
     anchor, title = 'angles', 'Angles to the class weights'
     if facts.weights is None:
         return Section(
@@ -110,7 +110,7 @@ def angles(facts: ReportData) -> Section:
         alt += f', and to the nearest other class weight, median {_median(other[both])}; {nearer:.1f} % are nearer to'
         alt += ' their own.'
     else:
-        text.append('There is one class alone, so there is no other weight.')
+        text.append('There is only one class, so there is no other weight.')
         alt += '.'
     if not known.all():
         text.append(f'{(~known).sum():,} images of classes without a weight are left out.')
@@ -165,11 +165,11 @@ def _about_weights(facts: ReportData) -> list[str]:
         return ['The head of this network has no embedding, so these are the features of the backbone.']
     if facts.weights is None:
         return ['There are no class weights to draw.']
-    return ['Stars are the class weights, laid out with the rest.']
+    return ['Stars are the class weights, as further points of the map.']
 
 
 def _owners(facts: ReportData) -> np.ndarray:
-    """The coarse class of each class weight, −1 where unknown."""
+    """The coarse class of each class weight, −1 if unknown."""
     count = 0 if facts.weights is None else len(facts.weights)
     if facts.trained_on == 'coarse':
         return np.arange(count)

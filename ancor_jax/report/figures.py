@@ -1,6 +1,6 @@
-"""Figures from arrays: matplotlib objects, no state of pyplot.
+"""Figures from arrays: matplotlib objects, without the state of pyplot.
 
-No name of a class is drawn: those stand in the page's text, in every script, where they can be read and searched.
+Figures contain no class names. The text of the page has them, so that they are searchable and support every script.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours without yellow, which is too light on white.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#000000')
 _GREY, _NO_CLASS = '#c8c8c8', '#808080'
-# matplotlib's marker and the same shape as an SVG path in a box of 12×12.
+# Marker of matplotlib, and the same shape as an SVG path in a box of 12×12.
 _SHAPES = (
     ('o', 'M6 1a5 5 0 1 0 0 10a5 5 0 1 0 0-10z'),
     ('s', 'M1.5 1.5h9v9h-9z'),
@@ -26,11 +26,11 @@ _SHAPES = (
     ('P', 'M4 .5h4v3.5h3.5v4H8v3.5H4V8H.5V4H4z'),
 )
 STYLES = len(COLOURS) * len(_SHAPES)  # that differ in colour or shape
-_MOST_VALUES = 400  # of a curve; more are averaged in bins
+_MOST_VALUES = 400  # points of a curve; more points are averaged in bins
 
 
 class Style(NamedTuple):
-    """How the points of a class are drawn, by colour and shape: never by colour alone."""
+    """Colour and shape of the points of a class; classes never differ only by colour."""
 
     colour: str
     marker: str  # matplotlib's
@@ -38,7 +38,7 @@ class Style(NamedTuple):
 
 
 def style(index: int) -> Style:
-    """Of the index-th class; after `STYLES` classes they repeat."""
+    """The style of a class by index; styles repeat after `STYLES` classes."""
     return Style(COLOURS[index % len(COLOURS)], *_SHAPES[index % len(_SHAPES)])
 
 
@@ -74,7 +74,7 @@ def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str, *, na
 
 
 def averaged(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n] and values [n], averaged in equal bins where there are more than a curve can show."""
+    """Steps [n] and values [n], averaged in equal bins if there are more than a curve can show."""
     if len(values) <= _MOST_VALUES:
         return steps, values
     bins = np.array_split(np.arange(len(values)), _MOST_VALUES)
@@ -88,7 +88,7 @@ def embedding_map(points: np.ndarray, coarse: np.ndarray, weights: np.ndarray | 
         points: [n, 2].
         coarse: int [n].
         weights: [C, 2], or None.
-        owners: int [C], the coarse class of each weight, −1 where unknown.
+        owners: int [C], the coarse class of each weight, −1 if unknown.
     """
     figure, axes = _figure(6.4, 6.4)
     size = float(np.clip(12000 / len(points), 5, 60))
@@ -119,7 +119,7 @@ def class_map(
         shown: bool [n], the points of this class.
         labels: int [n], the number of the style of each point of this class.
         medians: number → [2].
-        weights: number → [2], where the arrow to that median begins; may be empty.
+        weights: number → [2], the start of the arrow to that median; may be empty.
     """
     figure, axes = _figure(3.6, 3.6)
     axes.scatter(*points[~shown].T, s=2, c=_GREY, linewidths=0)
@@ -141,7 +141,7 @@ def class_map(
         axes.scatter(*median, s=70, c=look.colour, marker=look.marker, linewidths=1.4, edgecolors='black', zorder=5)
     for place in {tuple(place): place for place in weights.values()}.values():
         axes.scatter(*place, s=300, c='white', marker='*', linewidths=1.4, edgecolors='black', zorder=6)
-    # Without the outermost points, which would make all others small.
+    # Without the outermost points, which would shrink all others.
     corners = np.stack([*np.percentile(points[shown], [2, 98], axis=0), *medians.values(), *weights.values()])
     _as_map(axes, corners.min(axis=0), corners.max(axis=0))
     return figure

@@ -1,4 +1,4 @@
-"""A page of pictures in groups: one HTML file that needs no network."""
+"""A page of pictures in groups: one HTML file that opens offline."""
 
 import base64
 import io
@@ -16,17 +16,17 @@ class Picture(NamedTuple):
     """One image of a group."""
 
     image: np.ndarray  # uint8 [H, W, 3]
-    title: str  # what it is, for those who do not see it
-    caption: str  # below it
-    mark: str = ''  # 'right' or 'wrong', where the truth is known
+    title: str  # alternative text
+    caption: str  # text below the picture
+    mark: str = ''  # 'right' or 'wrong', if the truth is known
 
 
 class Group(NamedTuple):
     """A class."""
 
     name: str
-    examples: list[Picture]  # that define it
-    members: list[Picture]  # that were sorted to it
+    examples: list[Picture]  # support images
+    members: list[Picture]  # query images sorted into it
     total: int  # number of members, shown or not
 
 
@@ -41,7 +41,7 @@ class Matrix(NamedTuple):
 def page(
     title: str, subtitle: str, groups: list[Group], unreadable: Sequence[str] = (), matrix: Matrix | None = None
 ) -> str:
-    """The page as HTML: a section a group, the examples before the members; last the images that cannot be read."""
+    """The page as HTML: one section per group, examples before members; at the end the images that cannot be read."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -54,12 +54,12 @@ def page(
 
 
 def thumbnail(image: np.ndarray, side: int = _SIDE) -> str:
-    """A data URI of an image uint8 [H, W, 3], no larger than `side` pixels; small images stay as they are."""
+    """A data URI of an image uint8 [H, W, 3], no larger than `side` pixels; small images are not resized."""
     from PIL import Image
 
     picture = Image.fromarray(image)
     picture.thumbnail((side, side))
     encoded = io.BytesIO()
-    # What is small already keeps every pixel.
+    # Small images keep every pixel.
     picture.save(encoded, 'WEBP', quality=80, lossless=max(image.shape[:2]) <= 64)
     return f'data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}'

@@ -11,10 +11,10 @@ _MOST = 12
 
 
 def far_from_class(facts: ReportData, photos: Photos) -> Section:
-    """The images that are much nearer to another class than to their own, each with the class it is nearest to.
+    """The images that are much nearer to another class than to their own, each with its nearest class.
 
-    The classes are those that were trained on, with their weights as centres; without weights, the coarse classes with
-    the means of their features.
+    The classes are those of the training, with their weights as centres; without weights, they are the coarse classes
+    with the means of their features.
 
     Args:
         facts: of the page.

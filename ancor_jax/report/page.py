@@ -1,4 +1,4 @@
-"""The page as HTML: sections of text, tables and pictures; everything is in the one file."""
+"""The page as HTML: sections of text, tables and pictures, all in one file."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from ancor_jax.report import figures
 
 
 class Cell(NamedTuple):
-    """Of a table that is shaded by value."""
+    """A cell of a table that is shaded by value."""
 
     text: str
     shade: float  # 0..1
@@ -22,12 +22,12 @@ class Table:
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
-    words: int = 1  # the columns from the left that hold words, not numbers
+    words: int = 1  # number of columns from the left that contain words
     kind: ClassVar[str] = 'table'
 
 
 class Key(NamedTuple):
-    """An entry of a legend: 'how the points look' and what they are."""
+    """An entry of a legend: the style of the points and their name."""
 
     style: figures.Style
     name: str
@@ -44,7 +44,7 @@ class Chart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Charts:
-    """Figures beside one another where there is room."""
+    """Figures next to each other if there is room."""
 
     charts: Sequence[Chart]
     wide: bool = False
@@ -58,7 +58,7 @@ class Photo(NamedTuple):
     alt: str
     caption: str = ''
     relation: str = ''  # 'same', 'coarse', 'other': how it is framed; '' for no frame
-    small: bool = False  # it has few pixels: they are shown as they are
+    small: bool = False  # it has few pixels, which are shown without smoothing
 
 
 class Strip(NamedTuple):
@@ -70,7 +70,7 @@ class Strip(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Strips:
-    """Rows of pictures; `layout` is 'neighbours' (one large, the others beside it) or 'pairs' (two by two)."""
+    """Rows of pictures; `layout` is 'neighbours' (one large, the others next to it) or 'pairs' (two by two)."""
 
     title: str
     layout: str
@@ -80,7 +80,7 @@ class Strips:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading of the page with what stands under it."""
+    """A heading of the page and its content."""
 
     anchor: str
     title: str
@@ -89,7 +89,7 @@ class Section:
 
 
 def breakable(name: str) -> Any:
-    """A name as HTML that may be broken after the signs that join its words, and nowhere inside a word."""
+    """A name as HTML with line breaks allowed after separators, but not inside words."""
     import markupsafe
 
     return markupsafe.Markup('<wbr>').join(re.split(r'(?<=[_/|])(?=[^_/|])', name))

@@ -33,8 +33,8 @@ class Photos:
 
         Args:
             index: of the test image.
-            role: what it is shown as.
-            of: another test image; the picture says how the classes of the two agree.
+            role: its role on the page.
+            of: another test image; the frame shows whether the classes of the two agree.
         """
         facts = self._facts
         source, small = self._encoded(index)
@@ -96,7 +96,7 @@ def _strip(facts: ReportData, photos: Photos, query: int, found: np.ndarray) -> 
 
 
 def heat_maps(facts: ReportData, seed: int) -> Section:
-    """Images beside where the network looks."""
+    """Images with their heat maps."""
     anchor, title = 'heat', 'Where the network looks'
     if facts.heat is None:
         return Section(anchor, title, ['There are no feature maps to look into.'])

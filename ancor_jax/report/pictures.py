@@ -1,4 +1,4 @@
-"""Figures and images as data URIs, and heat laid over an image."""
+"""Figures and images as data URIs, and heat maps over images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAT_SIDE = 176  # pixels of the longer side
 
 
 def lossless(figure: Figure) -> str:
-    """The figure as a lossless WebP, which keeps every colour: a legend shows the very colour of its points."""
+    """The figure as a lossless WebP, so that the colours of points and legend are equal."""
     from PIL import Image
 
     drawn = io.BytesIO()
@@ -27,11 +27,11 @@ def lossless(figure: Figure) -> str:
 
 
 def heat_over(image: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An image at the size it is shown, and the same under heat from dark blue (least) to yellow (most).
+    """An image at its display size, and the same image under a heat map from dark blue (least) to yellow (most).
 
     Args:
         image: uint8 [H, W, 3].
-        heat: float [h, w], scaled from its own least to its own most and enlarged by linear interpolation.
+        heat: float [h, w], scaled from its minimum to its maximum and enlarged by linear interpolation.
 
     Returns:
         Two images uint8, the longer side `_HEAT_SIDE` pixels.

@@ -1,4 +1,4 @@
-"""What the page of a run is made of: arrays, names and numbers, wherever they come from."""
+"""The content of the page of a run: arrays, names and numbers, independent of their source."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,30 +9,30 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """A finished run and what its network gives for N test images.
+    """A finished run and the outputs of its network for N test images.
 
     Raises:
         ValueError: there are no test images, or lengths or labels do not fit together.
     """
 
     title: str  # 'ANCOR on digits'
-    settings: tuple[tuple[str, str], ...]  # what was trained: label and value
-    results: Mapping[str, Any]  # the content of `results.json`, see `evaluate.as_json`; empty if there is none
+    settings: tuple[tuple[str, str], ...]  # settings of the training: label and value
+    results: Mapping[str, Any]  # the content of `results.json`, see `results.as_json`; empty if there is none
     scalars: Sequence[Mapping[str, float]]  # the lines of `metrics.jsonl`
     images: Callable[[int], np.ndarray]  # index of a test image → uint8 [H, W, 3]; sizes may differ
     coarse: np.ndarray  # int32 [N]
-    fine: np.ndarray | None  # int32 [N]; None where not all of them are known
+    fine: np.ndarray | None  # int32 [N]; None unless all of them are known
     coarse_names: tuple[str, ...]
-    fine_names: tuple[str, ...]  # may be empty where `fine` is None
+    fine_names: tuple[str, ...]  # may be empty if `fine` is None
     features: np.ndarray  # float32 [N, d], L2-normalised
     embeddings: np.ndarray | None  # float32 [N, D], un-normalised; None if the head has none
     class_weights: np.ndarray | None  # float32 [C, D], rows of the classifier; None without one, or one of other width
     class_logits: np.ndarray | None  # float32 [N, C]
-    # Indices [n] → (uint8 [n, H, W, 3] as the network sees them, float32 [n, h, w] norm of the embedding of each cell
-    # of the last feature map).
+    # Indices [n] → (input images of the network uint8 [n, H, W, 3], float32 [n, h, w] norm of the embedding of each
+    # cell of the last feature map).
     heat: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None
-    trained_on: str = 'coarse'  # or 'fine': what the classes C are
-    split: str = 'test'  # or 'training', where there are no test images: what the N images are called
+    trained_on: str = 'coarse'  # or 'fine': the level of the classes C
+    split: str = 'test'  # or 'training', if there are no test images: the name of the N images
 
     def __post_init__(self) -> None:
         number = len(self.coarse)
@@ -54,7 +54,7 @@ class ReportData:
 
     @property
     def level(self) -> str:
-        """'fine', or 'coarse' where the fine labels are unknown: the finest known labels."""
+        """'fine', or 'coarse' if the fine labels are unknown: the finest known labels."""
         return 'coarse' if self.fine is None else 'fine'
 
     @property
@@ -64,30 +64,30 @@ class ReportData:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of `labels`."""
+        """The names of `labels`."""
         return self.coarse_names if self.fine is None else self.fine_names
 
     @property
     def classes(self) -> np.ndarray | None:
-        """int32 [N]: the class, among the C that were trained on, of each test image; None where unknown."""
+        """int32 [N]: the class, among the C that were trained on, of each test image; None if unknown."""
         return self.coarse if self.trained_on == 'coarse' else self.fine
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of `classes`."""
+        """The names of `classes`."""
         return self.coarse_names if self.trained_on == 'coarse' else self.fine_names
 
     def full_name(self, index: int) -> str:
-        """'tench (fish)', or 'fish' where the fine class of the image is unknown."""
+        """'tench (fish)', or 'fish' if the fine class of the image is unknown."""
         coarse = self.coarse_names[self.coarse[index]]
         return coarse if self.fine is None else f'{self.fine_names[self.fine[index]]} ({coarse})'
 
     @property
     def vectors(self) -> np.ndarray:
-        """float32 [N, D]: the embeddings, or the features where there are none."""
+        """float32 [N, D]: the embeddings, or the features if there are none."""
         return self.features if self.embeddings is None else self.embeddings
 
     @property
     def weights(self) -> np.ndarray | None:
-        """float32 [C, D]: the class weights, where they are vectors in the space of the embeddings."""
+        """float32 [C, D]: the class weights, if they are vectors in the space of the embeddings."""
         return None if self.embeddings is None else self.class_weights

@@ -1,4 +1,4 @@
-"""Sections on what a run has written down of itself: few-shot results, probes, curves of training."""
+"""Sections on the records of a run: few-shot results, probes, curves of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ _PANELS = (
 
 
 def few_shot(results: Mapping[str, Any]) -> Section:
-    """A row a protocol, a column a classifier."""
+    """One row per protocol, one column per classifier."""
     anchor, heading = 'results', 'Few-shot accuracy'
     rows = results.get('results', [])
     if not rows and results:
@@ -63,13 +63,13 @@ def few_shot(results: Mapping[str, Any]) -> Section:
 
 
 def probes(results: Mapping[str, Any]) -> Section:
-    """A row a figure."""
+    """One row per measure."""
     anchor, title = 'probes', 'Probes'
     rows = results.get('probes', [])
     if not rows:
         return Section(anchor, title, ['None were evaluated; eval.probes names them, and --mode=eval adds them.'])
     text = [
-        'What else can be read off the features of all test images, in per cent, ± half-width of the 95 % Student-t '
+        'Further measures on the features of all test images, in per cent, ± half-width of the 95 % Student-t '
         'interval over images where there is one.'
     ]
     body = [
@@ -84,13 +84,13 @@ def probes(results: Mapping[str, Any]) -> Section:
 
 
 def training(scalars: Sequence[Mapping[str, float]]) -> Section:
-    """A figure for each kind of scalar that was written."""
+    """One figure per kind of logged scalar."""
     anchor, title = 'training', 'Training'
     charts, single = [], []
     for panel in _PANELS:
         found = {name: series for name in panel.labels if len((series := _series(scalars, name))[0])}
         if set(found) & {'classification_loss', 'contrast_loss'} and len(found) < 3:
-            found.pop('loss', None)  # it is the one loss there is
+            found.pop('loss', None)  # it equals the only other loss
         if not found:
             continue
         scaled = {panel.labels[name]: (x, panel.factor * y) for name, (x, y) in found.items()}
@@ -128,5 +128,5 @@ def _in_words(label: str, steps: np.ndarray, values: np.ndarray) -> str:
 
 
 def _value(mean: float, interval: float | None) -> str:
-    """'88.00 ± 0.46', or the mean alone."""
+    """'88.00 ± 0.46', or only the mean."""
     return f'{mean:.2f}' if interval is None or not np.isfinite(interval) else f'{mean:.2f} ± {interval:.2f}'

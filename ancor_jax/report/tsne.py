@@ -1,4 +1,4 @@
-"""Vectors laid out in the plane by t-SNE."""
+"""A two-dimensional map of vectors by t-SNE."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from ancor_jax.report import analysis
 
-FEWEST = 5  # points that a map is drawn of
+FEWEST = 5  # smallest number of points for a map
 _PERPLEXITY = 30.0
-_FEW = 1500  # points that one thread lays out sooner than several, which wait for one another at every step
+_FEW = 1500  # up to this many points, one thread is faster than several, which synchronise at every step
 
 
 class Map(NamedTuple):
-    """Places in the plane."""
+    """Positions in the plane."""
 
     points: np.ndarray  # float32 [n, 2]
     weights: np.ndarray | None  # float32 [C, 2]
 
 
 def project(vectors: np.ndarray, weights: np.ndarray | None, seed: int) -> Map | None:
-    """t-SNE (scikit-learn) of directions, from PCA, with class weights laid out as points among the rest.
+    """t-SNE (scikit-learn) of directions, initialised by PCA, with class weights as additional points.
 
     Args:
         vectors: [n, D]; their lengths do not matter.
@@ -27,7 +27,7 @@ def project(vectors: np.ndarray, weights: np.ndarray | None, seed: int) -> Map |
         seed: of t-SNE.
 
     Returns:
-        None where there are fewer than `FEWEST` vectors, fewer than two dimensions, or all vectors are the same.
+        None if there are fewer than `FEWEST` vectors, fewer than two dimensions, or all vectors are the same.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # scikit-learn depends on it
