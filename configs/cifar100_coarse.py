@@ -1,11 +1,11 @@
-"""CIFAR-100: 20 coarse classes to train on, 100 fine ones to recognise.
+"""CIFAR-100: training on 20 coarse classes, recognition of 100 fine classes.
 
     python main.py --config=configs/cifar100_coarse.py                 published recipe: ResNet-12, 200 epochs, one GPU
     python main.py --config=configs/cifar100_coarse.py:cpu             reduced: narrow ResNet-12, minutes on two cores
     python main.py --config=configs/cifar100_coarse.py:pretrained      a head on features of a pretrained network
 
-Published (one GPU's recipe, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. The README has measured
-results of the reduced recipe. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
+Published (recipe for one GPU, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. docs/results.md has
+measured results of the reduced recipe. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
 """
 
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def experiment(variant: str = 'full') -> Config:
 
     if variant == 'cpu':
         config.model.width = 0.25
-        config.model.drop_rate = 0.0  # too short a training for it
+        config.model.drop_rate = 0.0  # the training is too short for it
         config.data.train_images = 20_000
         config.contrast.queue_size = 1024
         config.contrast.target_momentum = 0.99

@@ -1,9 +1,9 @@
-"""Handwritten digits (scikit-learn's, bundled): three groups by shape are the coarse labels, the digits the fine ones.
+"""Handwritten digits (bundled with scikit-learn): coarse labels are three groups by shape, fine labels the digits.
 
     python main.py --config=configs/digits_coarse.py
     python main.py --config=configs/digits_coarse.py --config.method=coarse      (or moco, ancor_no_projection, fine)
 
-A small real problem that a laptop solves while you read the README. It has the measured results.
+A small real problem that a laptop solves in minutes. docs/results.md has the measured results.
 """
 
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ def experiment() -> Config:
     config.data.image_size = 16
 
     config.views.size = 16
-    config.views.crop_min = 0.5  # a fifth of an 8×8 digit would show nothing
-    config.views.flip = 0.0  # a mirrored digit is another shape
+    config.views.crop_min = 0.5  # a fifth of an 8×8 digit contains no shape
+    config.views.flip = 0.0  # a mirrored digit has another shape
     config.views.jitter = 0.0
     config.views.grey = 0.0
     config.views.blur = 0.0
@@ -33,7 +33,7 @@ def experiment() -> Config:
     config.model.width = 0.25
     config.model.drop_block_size = 2
     config.contrast.queue_size = 512
-    config.contrast.target_momentum = 0.99  # 19 steps an epoch: 0.999 would average over 50 epochs
+    config.contrast.target_momentum = 0.99  # 19 steps per epoch: 0.999 would average over 50 epochs
 
     config.optim.schedule = 'cosine'
     config.optim.learning_rate = 0.05

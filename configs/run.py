@@ -1,9 +1,9 @@
-"""The configuration of a stored run, to change fields of it for another evaluation of its network.
+"""The configuration of a stored run, to change its fields for another evaluation of its network.
 
     python main.py --mode=eval --workdir=runs/DIR --config.eval.shots=5
     python main.py --mode=eval --config=configs/run.py:runs/DIR --config.eval.shots=5
 
-Both are the same: without `--config`, the modes after training take this configuration.
+Both commands are equivalent: without `--config`, the modes after training use this configuration.
 """
 
 import pathlib

@@ -1,18 +1,19 @@
 """One step of a contrast on four devices in the three ways of JAX: manual, automatic, explicit.
 
-    python examples/devices.py            on a CPU it makes four virtual devices
+    python examples/devices.py            creates four virtual devices on a CPU
 
-All three give the losses of one device, and leave samples and queue split over the devices. What travels differs:
+All three give the losses of one device, and keep samples and queue split over the devices. The exchanged data differ:
 
 - Manual, `jax.shard_map` and `axis_name`: the losses gather the queries, [N, D], and sum over the devices. Each device
   reads its own slots of the queue, which never move.
-- Automatic, `jax.jit` of sharded arrays: the compiler chooses. It gathers a queue of more keys per class than losses
-  read at a time (4,096 on a CPU and a TPU, 2,048 on a GPU) on every device: at 17 classes of 65,536 keys of 128 numbers
-  in float32, 570 MB in every step.
-- Explicit, `jax.jit` on the mesh that `jax.make_mesh` makes by default: the types of arrays show how they are split.
-  Inside the losses the compiler chooses, so that the same queue is gathered.
+- Automatic, `jax.jit` of sharded arrays: the compiler decides. If a class has more keys than the losses read at a time
+  (4,096 on a CPU and a TPU, 2,048 on a GPU), the compiler gathers the queue on every device: 570 MB in every step for
+  17 classes of 65,536 keys of 128 float32 numbers.
+- Explicit, `jax.jit` on the default mesh of `jax.make_mesh`: the types of arrays contain their sharding. Inside the
+  losses the compiler decides, so it gathers the same queue.
 
-So split the queue in the manual way, or keep a queue that fits on every device: `P()` in place of `P(None, 'data')`.
+Therefore, use the manual way to split the queue, or replicate a queue that fits on every device: `P()` instead of
+`P(None, 'data')`.
 """
 
 import functools
@@ -20,7 +21,7 @@ import re
 
 import jax
 
-if __name__ == '__main__':  # before anything asks for the devices; it changes the CPU's alone
+if __name__ == '__main__':  # before the first use of devices; it affects only CPUs
     jax.config.update('jax_num_cpu_devices', 4)
 
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ SPLIT = (P('data'), P('data'), queue.Queue(P(None, 'data'), P()), P('data'), P()
 
 
 def step(query, key, keys, labels, class_weights, axis_name=None):
-    """The losses [N] against the queue as it was, and the queue with the new keys."""
+    """The losses [N] against the queue before the step, and the queue with the new keys."""
     loss = losses.class_contrastive_loss(query, key, keys, labels, class_weights, axis_name=axis_name)
     return loss, queue.enqueue(keys, key, labels, axis_name=axis_name)
 
@@ -48,12 +49,12 @@ def manual():
 
 
 def automatic():
-    """The step as it is; the compiler partitions it."""
+    """The unchanged step, which the compiler partitions."""
     return step, jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
 
 
 def explicit():
-    """The step as it is, on a mesh whose axes are part of the arrays' types."""
+    """The unchanged step, on a mesh whose axes are part of the types of the arrays."""
     return step, jax.make_mesh((4,), ('data',), devices=jax.devices()[:4])
 
 

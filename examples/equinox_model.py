@@ -1,4 +1,4 @@
-"""The ANCOR loss with a network of Equinox: the model is a PyTree, and so is its target.
+"""The ANCOR loss with an Equinox network: the model and its target are PyTrees.
 
 python examples/equinox_model.py [--steps=500]
 """
@@ -42,7 +42,7 @@ def main() -> None:
     images, labels = jnp.asarray(images / 16, jnp.float32), COARSE[jnp.asarray(digits)]
     optimizer = optax.adam(1e-3)
     network = Network(jax.random.key(0))
-    target = losses.init_target(network)  # functions among the leaves stay as they are
+    target = losses.init_target(network)  # leaves that are functions do not change
     opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
     state = network, target, opt_state, queue.init(jax.random.key(1), CLASSES, 256, DIM)
 

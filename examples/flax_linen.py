@@ -1,4 +1,4 @@
-"""The ANCOR loss with a network of Flax linen: parameters are a dictionary, the target is a moving average of it.
+"""The ANCOR loss with a Flax linen network: parameters are a dictionary, and the target is its moving average.
 
 python examples/flax_linen.py [--steps=500]
 """

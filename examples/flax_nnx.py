@@ -1,4 +1,4 @@
-"""The ANCOR loss with a network of Flax NNX: the target is a second model, whose state is a moving average.
+"""The ANCOR loss with a Flax NNX network: the target is a second model, whose state is a moving average.
 
 python examples/flax_nnx.py [--steps=500]
 """

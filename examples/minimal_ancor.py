@@ -1,11 +1,11 @@
-"""ANCOR from top to bottom in one file: learn three groups of digits, recognise the ten digits from one example each.
+"""ANCOR in one file: learn three groups of digits, recognise the ten digits from one example each.
 
     python examples/minimal_ancor.py [--epochs=30] [--seed=0]
 
-The images are scikit-learn's handwritten digits. The coarse labels are groups by shape; training never sees which digit
-an image is. A step is: two random views of each image; the query network on one, the target network (a moving average)
-on the other; coarse cross-entropy + contrast within the coarse class; SGD; the new keys enter the queue of their class.
-The library contributes the loss, the queue and the moving average; all else is here.
+The images are scikit-learn's handwritten digits. The coarse labels are groups by shape; training does not use the digit
+of an image. A step computes two random views of each image, applies the query network to one and the target network (a
+moving average) to the other, minimises coarse cross-entropy + contrast within the coarse class by SGD, and adds the new
+keys to the queue of their class. The library provides the loss, the queue and the moving average; the rest is here.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OPTIMIZER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.05, momentu
 
 
 class State(NamedTuple):
-    """Everything that a step changes."""
+    """The state of the training."""
 
     params: dict[str, jax.Array]
     target: dict[str, jax.Array]  # moving average of the params, without the classifier
@@ -63,7 +63,7 @@ def embed(params: dict[str, jax.Array], images: jax.Array) -> jax.Array:
 
 
 def random_view(rng: jax.Array, image: jax.Array) -> jax.Array:
-    """An image [8, 8], turned, stretched, shifted and with noise, all at random."""
+    """An image [8, 8] with random rotation, scale, shift and noise."""
     turn, stretch, shift, noise = jax.random.split(rng, 4)
     angle = jax.random.uniform(turn, minval=-0.3, maxval=0.3)
     rotation = jnp.stack([jnp.cos(angle), -jnp.sin(angle), jnp.sin(angle), jnp.cos(angle)]).reshape(2, 2)
@@ -98,7 +98,7 @@ def step(state: State, images: jax.Array, labels: jax.Array, rng: jax.Array) -> 
 
 @jax.jit
 def epoch(state: State, images: jax.Array, labels: jax.Array, rng: jax.Array) -> tuple[State, jax.Array]:
-    """All images once, in random order; the mean loss."""
+    """Trains on all images once, in random order, and returns the mean loss."""
     order_rng, views_rng = jax.random.split(rng)
     steps = len(images) // BATCH
     batches = jax.random.permutation(order_rng, len(images))[: steps * BATCH].reshape(steps, BATCH)
@@ -112,7 +112,7 @@ def epoch(state: State, images: jax.Array, labels: jax.Array, rng: jax.Array) ->
 
 
 def one_shot_accuracy(features: np.ndarray, digits: np.ndarray, episodes: int = 1000) -> tuple[float, float]:
-    """Accuracy of the nearest support by cosine, one of each digit, 15 queries each; half its 95 % interval."""
+    """Accuracy of the nearest support by cosine, one of each digit, 15 queries each; and half of its 95 % interval."""
     rng = np.random.default_rng(0)
     units = features / np.linalg.norm(features, axis=1, keepdims=True)
     accuracies = []
