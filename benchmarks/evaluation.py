@@ -185,7 +185,7 @@ def _episode_images_a_second(model: models.Network, variables: object, config: C
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--repeats', type=int, default=3, help='runs, of which the table shows the median (default 3)')
-    parser.add_argument('--share', type=float, default=1.0, help='fraction of the logistic regression episodes (default 1)')
+    parser.add_argument('--share', type=float, default=1.0, help='fraction of the episodes to time (default 1)')
     parser.add_argument('--whole', action='store_true', help="also a full evaluation of CIFAR-100's test set")
     parser.add_argument('--dir', default='', help='TFDS directory with CIFAR-100; noise images by default')
     parser.add_argument('--episodes', type=int, default=1000, help='per protocol of the full evaluation (default 1000)')

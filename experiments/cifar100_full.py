@@ -42,7 +42,7 @@ def main() -> None:
     source.add_argument('--arrays', type=pathlib.Path)
     source.add_argument('--sheets', type=pathlib.Path)
     source.add_argument('--tfds', type=pathlib.Path)
-    parser.add_argument('--write-arrays', type=pathlib.Path, help='write the data set in the format of --arrays, and stop')
+    parser.add_argument('--write-arrays', type=pathlib.Path, help='write the data set as a file for --arrays, and stop')
     parser.add_argument('--method', default='ancor', choices=list(METHODS))
     parser.add_argument('--variant', default='full', choices=['full', 'cpu'], help='cpu: the reduced recipe')
     parser.add_argument('--epochs', type=int, default=0, help='0: as in the recipe')
