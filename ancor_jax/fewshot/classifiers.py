@@ -33,7 +33,7 @@ _MAX_CHUNK = 256
 
 
 class Rows(NamedTuple):
-    """Features of all episodes by reference: what episodes share is stored, and given to the device, once."""
+    """Features of all episodes by reference: features that episodes share are stored and transferred once."""
 
     table: ArrayOrList  # float [N, d]
     rows: ArrayOrList  # int [E, S] or [E, Q], of the table
@@ -57,13 +57,13 @@ def classify(
     """Predicts the class of every query from the supports of its episode.
 
     Args:
-        method: a key of `CLASSIFIERS`: 'lr' (`logistic_regression`), 'lr_balanced' (the same, in which every class
-            counts the same however many supports it has), 'prototype' (softmax of the cosine to the mean of a class's
+        method: a key of `CLASSIFIERS`: 'lr' (`logistic_regression`), 'lr_balanced' (the same with equal class
+            weights for any numbers of supports), 'prototype' (softmax of the cosine to the mean of a class's
             normalised supports), 'nn' (label of the nearest support, euclidean), 'cosine' (label of the support with
-            the highest cosine) or 'knn' (30 nearest supports, or all where there are fewer, each voting with the
-            inverse of its distance; supports that coincide with the query take all votes).
+            the highest cosine) or 'knn' (30 nearest supports, or all if there are fewer, each weighted by the
+            inverse of its distance; only supports that coincide with the query vote, if there are any).
         support: [E, S, d], or [S, d] for one episode; or `Rows` of [E, S].
-        support_labels: int [E, S], or [S] for all episodes alike; in 0 ... ways - 1.
+        support_labels: int [E, S], or [S] for all episodes; in 0 ... ways - 1.
         query: [E, Q, d], or [Q, d] for one episode; or `Rows` of [E, Q].
         ways: number of classes.
 
@@ -71,7 +71,7 @@ def classify(
         int32 [E, Q], or [Q] for one episode. A class without a support is never predicted.
 
     Raises:
-        ValueError: unknown method, shapes that do not fit, labels out of range.
+        ValueError: unknown method, incompatible shapes, labels out of range.
 
     >>> support, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
     >>> classify('prototype', support, labels, jnp.array([[0.9, 0.1], [0.2, 0.8]]), ways=2).tolist()
@@ -87,7 +87,7 @@ def probabilities(
 ) -> jax.Array:
     """Class probabilities, float32 [E, Q, ways], or [Q, ways] for one episode.
 
-    Arguments and errors as in `classify`; also a ValueError for a method that gives no probabilities. A class without
+    Arguments and errors as in `classify`; also a ValueError for a method without probabilities. A class without
     a support has probability zero.
 
     >>> support, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
@@ -105,7 +105,7 @@ def probabilities(
 def class_scores(
     method: str, support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, *, ways: int
 ) -> jax.Array:
-    """The scores whose softmax `probabilities` gives, float32 [E, Q, ways], or [Q, ways] for one episode.
+    """The scores whose softmax is `probabilities`, float32 [E, Q, ways], or [Q, ways] for one episode.
 
     Arguments and errors as in `classify`. A class without a support has a score of -1e30 or less.
 
@@ -124,7 +124,7 @@ def _check_known(method: str) -> None:
 
 
 class Task(NamedTuple):
-    """Episodes as the solvers take them; masked supports do not count."""
+    """Episodes in the form of the solvers; masked supports are ignored."""
 
     supports: Table  # float32 [N, d]
     support_rows: EpisodeRows  # int32 [E, S]
@@ -149,7 +149,7 @@ def _unchanged(scores: jax.Array) -> jax.Array:
 
 
 def _as_given(values: jax.Array, support: Any) -> jax.Array:
-    """Without the axis of episodes where the features came without it."""
+    """Removes the axis of episodes if the features did not have it."""
     return values[0] if not isinstance(support, Rows) and np.ndim(support) == 2 else values
 
 
@@ -158,7 +158,7 @@ def _argmax(scores: jax.Array) -> jax.Array:
 
 
 def prepare(support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, ways: int) -> Task:
-    """Checks the arguments of `classify` and brings them into one form; errors as there."""
+    """Checks the arguments of `classify` and converts them to a `Task`; errors as in `classify`."""
     x, q = _by_reference(support), _by_reference(query)
     if (
         x is None
@@ -195,7 +195,7 @@ class _Reference(NamedTuple):
 
 
 def _by_reference(features: ArrayOrList | Rows) -> _Reference | None:
-    """None for shapes that are no features of episodes."""
+    """Features as references; None for invalid shapes."""
     if isinstance(features, Rows):
         table, index = jnp.asarray(features.table), np.asarray(features.rows)
         if table.ndim != 2 or index.ndim != 2:
@@ -219,7 +219,7 @@ def _shape(features: Any) -> tuple[int, ...]:
 
 @functools.partial(jax.jit, static_argnames=('method', 'ways', 'finish'))
 def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """`finish` of the scores [Q, ways] of each episode, in chunks of episodes that bound the memory."""
+    """Applies `finish` to the scores [Q, ways] of each episode, in chunks of episodes that bound the memory."""
     one = CLASSIFIERS[method].scores
     (episodes, supports), queries, dim = task.support_rows.shape, task.query_rows.shape[1], task.supports.shape[1]
     chunk = _CHUNK_ELEMENTS // max(supports * supports, supports * queries, queries * ways, queries * dim)
@@ -258,14 +258,14 @@ def _knn_scores(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int) ->
     """Votes as scikit-learn's `KNeighborsClassifier(n_neighbors=30, weights='distance')` counts them."""
     distance = jnp.where(mask[None], _squared_distances(q, x), jnp.inf)
     negative, nearest = jax.lax.top_k(-distance, min(NEIGHBOURS, x.shape[0]))
-    weight = jax.lax.rsqrt(-negative)  # infinite where support and query coincide, zero where masked
+    weight = jax.lax.rsqrt(-negative)  # infinite if support and query coincide, zero if masked
     coincide = jnp.isinf(weight)
     weight = jnp.where(coincide.any(axis=1, keepdims=True), coincide.astype(weight.dtype), weight)
     return (weight[:, :, None] * jax.nn.one_hot(y[nearest], ways)).sum(axis=1)
 
 
 def _squared_distances(q: Queries, x: Supports) -> Distances:
-    """[Q, S]; what float32 cannot tell from zero is zero."""
+    """[Q, S]; values within float32 rounding of zero are zero."""
     scale = jnp.square(q).sum(axis=1)[:, None] + jnp.square(x).sum(axis=1)[None]
     distance = scale - 2 * matmul(q, x.T)
     return jnp.where(distance > 8 * jnp.finfo(q.dtype).eps * scale, distance, jnp.zeros_like(distance))
@@ -275,11 +275,11 @@ class Classifier(NamedTuple):
     """A row of the table of classifiers.
 
     Attributes:
-        title: in tables.
+        title: name in tables.
         scores: (supports [S, d], labels [S], queries [Q, d], mask [S], ways) → [Q, ways], the highest wins.
         has_probabilities: whether the softmax of the scores are class probabilities.
-        temperature: of that softmax, where the supports are too few to choose one, see `calibration`: the geometric
-            mean, rounded, of what is best for an easy and for a hard problem (experiments/supports.py).
+        temperature: default temperature of that softmax, if the supports are too few to select one, see `calibration`.
+            It is the rounded geometric mean of the best ones for an easy and a hard problem (experiments/supports.py).
     """
 
     title: str

@@ -11,7 +11,7 @@ from ancor_jax.fewshot.shapes import Count, Labels, Mask, Number, PerClass, Supp
 TOLERANCE = 3e-5  # see `logistic_regression`
 MAX_STEPS = 1000
 
-_ABSENT = -1e30  # the logit of a class without a support: finite, so that no infinity meets a zero
+_ABSENT = -1e30  # the logit of a class without a support: finite, to avoid 0 · ∞
 # Accelerators would round the factors to bfloat16 or TF32.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -54,10 +54,10 @@ def logistic_regression(
     """Minimises sum_i w_i (-log softmax(W x_i + b)[y_i]) + |W|^2 / 2 over W and b, for one episode (`vmap` it).
 
     This is scikit-learn's multinomial `LogisticRegression` (C = 1, intercept not penalised), also for two
-    classes: both rows of W are penalised, as in the versions of the reference's time (today's binary fit
-    penalises their difference; its C = 2 is the same).
+    classes: both rows of W are penalised, as in the version that the reference used (the current binary
+    fit penalises their difference and is the same for C = 2).
 
-    The optimum lies in the span of the supports, so the unknowns are the weights' coordinates along the
+    The optimum is in the span of the supports, so the unknowns are the coordinates of the weights along the
     eigenvectors of the centred Gram matrix. Each is scaled so that the Hessian at W = 0 is the identity: a
     softmax over k equal classes has curvature 1 / k, so an eigenvalue l gives 1 + l / k. With unit features
     the Hessian stays close to that, and a few conjugate-gradient steps (Polak-Ribiere) reach the optimum.
@@ -65,16 +65,16 @@ def logistic_regression(
     Args:
         features: float [S, d].
         labels: int [S], in 0 ... ways - 1.
-        mask: bool [S]; supports that count. Classes without any are left out.
+        mask: bool [S]; the supports to use. Classes without supports are ignored.
         ways: number of classes.
-        balanced: weight each support by S / (k S_y), S_y supports of its class and k classes, so that every class
-            counts the same (scikit-learn's `class_weight='balanced'`). Otherwise, and where all classes have as many
-            supports, the weights are 1.
+        balanced: weight each support by S / (k S_y), S_y supports of its class and k classes, so that all classes
+            have the same weight (scikit-learn's `class_weight='balanced'`). Otherwise, and if all classes have the
+            same number of supports, the weights are 1.
         tolerance: stop at this norm of the gradient in the scaled coordinates. The objective is then about
-            tolerance^2 / 2 above its minimum, whatever the features' scale.
-        max_steps: stop there in any case.
+            tolerance^2 / 2 above its minimum, for any scale of the features.
+        max_steps: maximal number of steps.
 
-    Features that are all the same leave the class frequencies, which balanced weights make equal:
+    If all features are equal, the fit predicts the class frequencies, which balanced weights make equal:
 
     >>> x, y = jnp.zeros((3, 2)), jnp.array([0, 0, 1])
     >>> for balanced in (False, True):
@@ -95,7 +95,7 @@ def logistic_regression(
     target = weight[:, None] * member
     absent = jnp.where(present, 0.0, _ABSENT).astype(features.dtype)
 
-    # Centring frees the intercept from the weights; it changes the intercept alone.
+    # Centring decouples the intercept from the weights; it changes only the intercept.
     centre = matmul(counted, features) / num
     centred = counted[:, None] * (features - centre[None])
     values, vectors = jnp.linalg.eigh(matmul(centred, centred.T))
@@ -104,7 +104,7 @@ def logistic_regression(
     penalty = 1 / (1 + values / k)  # |W|^2 = sum penalty * u^2
     basis = vectors * jnp.sqrt(values * penalty)[None]  # the supports in the scaled coordinates
     intercept_scale = jnp.sqrt(k / num)
-    # Rounding error in a difference of objectives: a step within it is as good as level.
+    # Rounding error in a difference of objectives: a step within it counts as no increase.
     slack = 8 * jnp.finfo(features.dtype).eps * num
 
     def gradient(u: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -150,12 +150,12 @@ def _step_length(
     curvature: jax.Array,
     slack: jax.Array,
 ) -> jax.Array:
-    """Step along a direction that changes the logits by `change`: Newton's, unless the objective would rise.
+    """Step along a direction that changes the logits by `change`: Newton's step, unless it increases the objective.
 
     `slope` is the objective's derivative at zero, `curvature` that of the penalty. The other step minimises a
-    parabola that lies above the objective, as a softmax has curvature 1/2 at most, so it always descends.
+    parabola above the objective (the curvature of a softmax is at most 1/2), so it always descends.
     """
-    # Rows of zeros are supports that do not count.
+    # Rows of zeros are masked supports.
     row = probabilities.sum(axis=1)
     mean = (probabilities * change).sum(axis=1)
     square = (weight[:, None] * probabilities * jnp.square(change)).sum()

@@ -9,9 +9,9 @@ from ancor_jax.fewshot.shapes import ArrayOrList, Scores
 def coarse_prior(
     support_coarse: ArrayOrList, support_labels: ArrayOrList, query_coarse: ArrayOrList, *, ways: int
 ) -> Scores:
-    """How well a query's coarse prediction agrees with that of each class's supports: float32 [Q, ways].
+    """Agreement of the coarse prediction of a query with that of the supports of each class: float32 [Q, ways].
 
-    The agreement is the probability that both are of one coarse class, Σ_c p(c | query) p(c | class), with the mean
+    The agreement is the probability that both have the same coarse class, Σ_c p(c | query) p(c | class), with the mean
     over the supports of a class. Multiply class probabilities by it and normalise.
 
     Args:

@@ -1,7 +1,7 @@
 """Names for the dtypes and shapes of arrays, for annotations, as in `losses.shapes`.
 
-E episodes, S supports and Q queries of an episode, d feature dimensions. The public functions also take lists and NumPy
-arrays, and check them; these names annotate what the solvers of one episode take and return.
+E episodes, S supports and Q queries per episode, d feature dimensions. The public functions also accept lists and NumPy
+arrays, and check them. These names annotate the arguments and results of the solvers of one episode.
 """
 
 import sys
