@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ancor_jax.data.images import DataError, ImageSource, Subset, UnreadableImageError, centre_crop, in_threads
-from ancor_jax.data.images import resize_short as _resize_short
+from ancor_jax.data.images import DataError, ImageSource, Subset, UnreadableImageError, centre_window, in_threads
 
 UNKNOWN = -1  # the fine label of an image that has none
 
@@ -74,7 +73,7 @@ def in_memory(split: Split, image_size: int, where: str) -> Split:
     def square(index: int) -> np.ndarray:
         image = source[index]
         if image_size and image.shape[:2] != (image_size, image_size):
-            image = centre_crop(_resize_short(image, image_size), image_size)
+            image = centre_window(image, image_size, image_size)
         return image
 
     everything: np.ndarray | None = None

@@ -36,7 +36,9 @@ class Task(NamedTuple):
 
 @functools.cache
 def _tables() -> dict[str, Any]:
-    text = importlib.resources.files('ancor_jax.data.sources').joinpath('breeds_tables.json').read_text(encoding='utf-8')
+    text = (
+        importlib.resources.files('ancor_jax.data.sources').joinpath('breeds_tables.json').read_text(encoding='utf-8')
+    )
     tables: dict[str, Any] = json.loads(text)
     return tables
 

@@ -15,9 +15,6 @@ from ancor_jax.config import Data
 from ancor_jax.data.dataset import UNKNOWN, Dataset, Split, derive_coarse_of_fine, no_images
 from ancor_jax.data.images import DataError, files, in_threads
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-_LITTER = ('.', '@eaDir', '__MACOSX')  # beginnings of names that systems leave behind
-_LITTER_FILES = ('thumbs.db', 'desktop.ini')
 _REQUIRED = ('path', 'coarse')
 _KEYS = (*_REQUIRED, 'fine', 'split')
 _SPLITS = {'': 'train', 'train': 'train', 'val': 'test', 'test': 'test'}
@@ -155,23 +152,6 @@ def _scan(folder: str) -> tuple[_Listing, dict[str, tuple[str, str]]]:
             file=sys.stderr,
         )
     return listing, empty
-
-
-def contents(path: str) -> tuple[list[str], list[str], list[str]]:
-    """Names of folders, images and other files, each sorted; without what is hidden. No call to the system a file."""
-    folders, images, others = [], [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith(_LITTER):
-                continue
-            if entry.is_dir():
-                folders.append(name)
-            elif name.lower().endswith(EXTENSIONS):
-                images.append(name)
-            elif name.lower() not in _LITTER_FILES:
-                others.append(name)
-    return sorted(folders), sorted(images), sorted(others)
 
 
 def _from_manifest(settings: Data) -> Dataset:
