@@ -36,6 +36,9 @@ class Data:
     dir: str = ''  # where it lies; '' is the TFDS default, ~/tensorflow_datasets, for TFDS data sets and 'breeds'
     download: bool = False  # fetch and prepare it in `dir` if it is not there; cifar100 needs no TensorFlow for that
     manifest: str = ''  # of 'folder': a CSV or JSON Lines file of path, coarse, fine, split instead of the layout
+    manifest_outside: bool = False  # let a manifest name images that are not below `dir` or its own folder
+    test_part: float = 0.25  # of 'folder' without split folders: the part of each class that is kept for tests ...
+    split_seed: int = 0  # ... and the seed of that choice
     breeds: str = 'living17'  # of 'breeds': living17, nonliving26, entity13, entity30
     breeds_split: str = ''  # good, bad, rand: train on the source's fine classes, test on the target's; '' has all
     coarse_key: str = 'coarse_label'  # TFDS feature that holds the coarse label
@@ -289,6 +292,7 @@ def _check_numbers(config: Config) -> None:
         ('data.train_images', config.data.train_images),
         ('data.threads', config.data.threads),
         ('data.max_unreadable', config.data.max_unreadable),
+        ('data.split_seed', config.data.split_seed),
         ('optim.weight_decay', config.optim.weight_decay),
         ('optim.warmup_epochs', config.optim.warmup_epochs),
         ('train.batch_norm_groups', config.train.batch_norm_groups),
@@ -315,7 +319,11 @@ def _check_numbers(config: Config) -> None:
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f'{name} must lie in 0..1, and is {value}.')
-    for name, value in [('model.drop_rate', config.model.drop_rate), ('optim.momentum', config.optim.momentum)]:
+    for name, value in [
+        ('model.drop_rate', config.model.drop_rate),
+        ('optim.momentum', config.optim.momentum),
+        ('data.test_part', config.data.test_part),
+    ]:
         if not 0 <= value < 1:
             raise ConfigError(f'{name} must lie in 0..1 and below 1, and is {value}.')
     counts = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ancor_jax.data.images import DataError, ImageSource, Subset, UnreadableImageError, centre_window, in_threads
+from ancor_jax.data.names import shown
 
 UNKNOWN = -1  # the fine label of an image that has none
 
@@ -127,7 +128,8 @@ class Dataset:
     """Training and test split of one data set, checked when it is made.
 
     `coarse_of_fine` int32 [num_fine] gives the coarse class of each fine class. A split without fine labels can be
-    trained on; the test split may be empty.
+    trained on; the test split may be empty. `notes` are sentences about the data that a user should see. `record` is
+    a manifest of the splits (JSON Lines) where they were drawn here and not found; a run stores it.
 
     Raises:
         DataError: at construction, for the first thing that is wrong (shapes, dtypes, label ranges, an empty
@@ -140,6 +142,8 @@ class Dataset:
     coarse_names: tuple[str, ...]
     fine_names: tuple[str, ...]
     coarse_of_fine: np.ndarray
+    notes: tuple[str, ...] = ()
+    record: str = field(default='', repr=False)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -151,7 +155,10 @@ class Dataset:
         return (images.shape[1], images.shape[2]) if isinstance(images, np.ndarray) else None
 
     def summary(self) -> str:
-        """One paragraph: numbers of images and classes, image size, the coarse classes by name."""
+        """One paragraph: numbers of images and classes, image size, the coarse classes by name; a line each note."""
+        return '\n'.join(map(shown, (self._numbers(), *self.notes)))
+
+    def _numbers(self) -> str:
         size = 'of any size' if self.image_size is None else 'of {}x{} pixels'.format(*self.image_size)
         shown = ', '.join(self.coarse_names[:10]) + (', ...' if len(self.coarse_names) > 10 else '')
         text = (

@@ -3,7 +3,6 @@
 import os
 
 from ancor_jax.data.errors import DataError
-from ancor_jax.data.names import shown
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif')
 _LITTER = ('.', '@eaDir', '__MACOSX')  # beginnings of names that systems leave behind
@@ -40,8 +39,7 @@ def contents(path: str) -> tuple[list[str], list[str], list[str]]:
                     others.append(entry.name)
     except OSError as error:
         raise DataError(
-            f'the folder {shown(path)} cannot be listed ({error.strerror or error}); check that it is there and may '
-            'be read'
+            f'the folder {path} cannot be listed ({error.strerror or error}); check that it is there and may be read'
         ) from error
     return sorted(folders), sorted(images), sorted(others)
 
@@ -71,7 +69,7 @@ def below(root: str) -> tuple[list[str], list[str]]:
         try:
             status = os.stat(folder)
         except OSError as error:
-            raise DataError(f'the folder {shown(folder)} cannot be listed ({error.strerror or error})') from error
+            raise DataError(f'the folder {folder} cannot be listed ({error.strerror or error})') from error
         if (status.st_dev, status.st_ino) in visited:
             skipped.append(folder)
             continue

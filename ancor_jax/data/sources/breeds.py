@@ -15,10 +15,10 @@ import numpy as np
 
 from ancor_jax.config import Data
 from ancor_jax.data.dataset import Dataset, Split
+from ancor_jax.data.image_files import contents
 from ancor_jax.data.images import DataError, ImageSource, Subset, files
 from ancor_jax.data.sources import tfds_source
 
-_EXTENSIONS = ('.jpeg', '.jpg', '.png')
 _ROOTS = ('', 'Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC')  # below data.dir; the second is how the archives unpack
 _TFDS_NAME = 'imagenet2012'
 
@@ -144,11 +144,10 @@ def _from_folders(folder: pathlib.Path, classes: Task, wanted: tuple[int, ...]) 
 
 def _images(folder: pathlib.Path) -> list[str]:
     """Paths of the images in a folder, sorted; none if there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.path for entry in entries if entry.name.lower().endswith(_EXTENSIONS))
-    except (FileNotFoundError, NotADirectoryError):
+    if not folder.is_dir():
         return []
+    path = os.fspath(folder)
+    return [os.path.join(path, name) for name in contents(path)[1]]
 
 
 def _from_tfds(directory: str, split: str, classes: Task, wanted: tuple[int, ...]) -> Split:
