@@ -6,7 +6,7 @@ import time
 
 from ancor_jax.config import Config
 from ancor_jax.evaluation import evaluate, results
-from ancor_jax.runtime import checkpoint, distributed, workdir
+from ancor_jax.runtime import atomic, checkpoint, distributed, workdir
 from ancor_jax.training import experiment, loop
 from ancor_jax.training.experiment import Run
 from ancor_jax.training.step import TrainState
@@ -49,6 +49,8 @@ def _claim(run: Run) -> None:
     distributed.check_same(json.dumps(shared).encode() + experiment.training_labels(run).tobytes())
     if distributed.is_first():
         workdir.claim(run.directory, run.config, run.devices.size, classes, begun)
+        if run.dataset.record:  # the split was drawn here: data.manifest takes this file
+            atomic.write_text(run.directory / 'split.jsonl', run.dataset.record)
     distributed.wait('claimed')
 
 

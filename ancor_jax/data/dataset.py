@@ -94,6 +94,27 @@ def in_memory(split: Split, image_size: int, where: str) -> Split:
     return replace(split, images=everything)
 
 
+def unreadable(split: Split, where: str) -> list[str]:
+    """What is wrong with each image of a split that cannot be decoded; '' of one that can, so N strings.
+
+    Args:
+        split: any; images in memory are readable.
+        where: what to call the split in the title of the progress bar.
+    """
+    source = split.images
+    if isinstance(source, np.ndarray):
+        return [''] * len(split)
+
+    def complaint(index: int) -> str:
+        try:
+            source.check(index)
+        except UnreadableImageError as error:
+            return str(error)
+        return ''
+
+    return list(in_threads(complaint, len(source), title=f'checking {where}'))
+
+
 def without_unreadable(split: Split, most: int, where: str) -> tuple[Split, list[str]]:
     """The split without the images that cannot be decoded, and what is wrong with each of those.
 
@@ -105,21 +126,10 @@ def without_unreadable(split: Split, most: int, where: str) -> tuple[Split, list
     Raises:
         DataError: there are more than `most`.
     """
-    source = split.images
-    if isinstance(source, np.ndarray):
-        return split, []
-
-    def complaint(index: int) -> str:
-        try:
-            source.check(index)
-        except UnreadableImageError as error:
-            return str(error)
-        return ''
-
-    complaints = list(in_threads(complaint, len(source), title=f'checking {where}'))
+    complaints = unreadable(split, where)
     bad = [text for text in complaints if text]
     if len(bad) > most:
-        raise DataError(f'{where}: {len(bad)} of {len(source)} images cannot be read, and up to {most} may; {bad[0]}')
+        raise DataError(f'{where}: {len(bad)} of {len(split)} images cannot be read, and up to {most} may; {bad[0]}')
     return (split.take(np.flatnonzero([not text for text in complaints])) if bad else split), bad
 
 

@@ -12,7 +12,7 @@ from ancor_jax import data, models
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.evaluation import evaluate, feature_extraction, trained_model
 from ancor_jax.methods import METHODS
-from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed
+from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed, workdir
 from ancor_jax.training import memory, optim, sharding, step
 from ancor_jax.views import random_views
 from ancor_jax.views.recipe import recipe_of
@@ -118,7 +118,10 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     method = METHODS[config.method]
-    dataset = data.load(config.data)
+    # What a long run would find unreadable only at its end, it finds at its start; a resumed run has read the training
+    # images already.
+    resumed = (directory / workdir.CHECKPOINTS).is_dir()
+    dataset = data.load(config.data, check=('test',) if resumed else ('train', 'test'))
     if method.labels == 'fine' and not dataset.train.has_fine:
         raise ConfigError(
             f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '

@@ -91,7 +91,7 @@ def load(settings: Data) -> Dataset:
         train = _from_folders(root / 'train', classes, classes.train)
         test = _from_folders(root / 'val', classes, classes.test)
     else:
-        place = pathlib.Path(settings.dir or '~/tensorflow_datasets').expanduser()
+        place = pathlib.Path(os.path.expanduser(settings.dir or '~/tensorflow_datasets'))
         if not (place / _TFDS_NAME).is_dir():
             raise DataError(
                 f'no ImageNet lies in {place}, neither as train/<synset>/*.JPEG and val/<synset>/*.JPEG nor as TFDS '
@@ -107,7 +107,7 @@ def _folders(directory: str) -> pathlib.Path | None:
     """Where train/ and val/ lie, or None."""
     if not directory:
         return None
-    base = pathlib.Path(directory).expanduser()
+    base = pathlib.Path(os.path.expanduser(directory))
     for below in _ROOTS:
         root = base / below
         if (root / 'train').is_dir():

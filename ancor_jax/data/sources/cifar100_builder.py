@@ -50,7 +50,7 @@ def prepare(directory: str, *, url: str = URL, md5: str = MD5) -> None:
         DataError: the archive cannot be fetched, is not the one of that checksum, or is damaged; the directory cannot
             be written.
     """
-    root = pathlib.Path(directory).expanduser()
+    root = pathlib.Path(os.path.expanduser(directory))
     try:
         archive = _local(root, url, md5) or _fetch(root / 'downloads' / ARCHIVE, url, md5)
         _write(root, _members(archive))

@@ -10,6 +10,7 @@ split alone, and the few-shot episodes are of the fine classes of the test split
 sets have unseen images.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,7 @@ def load(settings: Data) -> Dataset:
             'where tieredImageNet lies is not said; name the directory of train_images_png.pkl and train_labels.pkl '
             'with --config.data.dir=DIR'
         )
-    root = pathlib.Path(settings.dir).expanduser()
+    root = pathlib.Path(os.path.expanduser(settings.dir))
     place = next((path for path in (root, root / _SUBFOLDER) if list(path.glob('*_images_png.pkl'))), None)
     if place is None:
         if (root / settings.train_split).is_dir():
