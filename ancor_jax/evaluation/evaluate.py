@@ -7,7 +7,8 @@ import numpy as np
 
 from ancor_jax import fewshot, probes
 from ancor_jax.config import Config, ConfigError
-from ancor_jax.data.dataset import Dataset
+from ancor_jax.data import class_names
+from ancor_jax.data.dataset import UNKNOWN, Dataset
 from ancor_jax.evaluation import episodes
 from ancor_jax.evaluation.feature_extraction import Extractor, Features, extract
 from ancor_jax.evaluation.results import Evaluation, Score
@@ -35,7 +36,14 @@ def check(dataset: Dataset, config: Config) -> None:
 
 
 def evaluate(
-    extractor: Extractor, variables: Any, dataset: Dataset, config: Config, *, trained_on: str, shown: bool = False
+    extractor: Extractor,
+    variables: Any,
+    dataset: Dataset,
+    config: Config,
+    *,
+    trained_on: str,
+    names: Sequence[str] | None = None,
+    shown: bool = False,
 ) -> Evaluation:
     """Few-shot results and probes of one network.
 
@@ -45,6 +53,7 @@ def evaluate(
         dataset: its test images are evaluated; its training images serve the probes that learn.
         config: of the evaluation: `config.eval`.
         trained_on: 'coarse' or 'fine', what the network's class logits are of.
+        names: of the class logits, in their order; None where the network was trained on this data set.
         shown: whether to show progress.
     """
     settings = config.eval
@@ -55,13 +64,44 @@ def evaluate(
     if set(settings.probes) & set(_NEED_TRAINING_IMAGES):
         training = extract(extractor, variables, dataset.train, settings, name='training features', shown=shown)
     scores = [
-        score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, trained_on)
+        score
+        for probe in settings.probes
+        for score in _scores(probe, dataset, training, described.queries, coarse_of_classes(dataset, trained_on, names))
     ]
     return Evaluation(results, scores)
 
 
+def coarse_of_classes(dataset: Dataset, trained_on: str, names: Sequence[str] | None = None) -> np.ndarray:
+    """The coarse class in a data set of each class that a network was trained on, by name: int32 [C].
+
+    UNKNOWN where the data set has no class of that name.
+
+    Args:
+        dataset: on which the network is evaluated.
+        trained_on, names: as `evaluate`.
+    """
+    own = dataset.coarse_names if trained_on == 'coarse' else dataset.fine_names
+    matched = class_names.match(own if names is None else names, own)
+    if trained_on == 'coarse':
+        return matched.numbers
+    return np.append(dataset.coarse_of_fine, np.int32(UNKNOWN))[matched.numbers]
+
+
+def left_out(dataset: Dataset, trained_on: str, names: Sequence[str] | None) -> str:
+    """A sentence on the coarse classes that no class of the network belongs to, if any: the coarse probe omits them."""
+    known = np.unique(coarse_of_classes(dataset, trained_on, names))
+    absent = [dataset.coarse_names[label] for label in np.setdiff1d(dataset.test.coarse, known)]
+    if not absent:
+        return ''
+    some = ', '.join(map(repr, absent[:5])) + (f' and {len(absent) - 5} more' if absent[5:] else '')
+    return (
+        f'Coarse accuracy leaves out the images of {len(absent)} coarse class{"es" if absent[1:] else ""} that the '
+        f'network was not trained on, by name: {some}.'
+    )
+
+
 def _scores(
-    probe: str, dataset: Dataset, training: Features | None, test: Features, trained_on: str
+    probe: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_class: np.ndarray
 ) -> Iterator[Score]:
     fine, num_fine = dataset.test.fine, len(dataset.fine_names)
     if probe in _NEED_TRAINING_IMAGES and training is not None:
@@ -79,10 +119,11 @@ def _scores(
         for measure, value in clusters._asdict().items():
             yield Score(probe, measure.replace('_', ' '), 100 * float(value), None)
     elif probe == 'coarse' and test.class_logits is not None:
-        predicted = test.class_logits.argmax(axis=1)
-        if trained_on == 'fine':
-            predicted = dataset.coarse_of_fine[predicted]
-        yield _over_images(probe, 'coarse accuracy', predicted == dataset.test.coarse)
+        coarse_of_class = coarse_of_class[: test.class_logits.shape[1]]  # test classes can come after those
+        counted = np.isin(dataset.test.coarse, coarse_of_class)
+        if counted.any():  # else there is no such figure
+            predicted = coarse_of_class[test.class_logits.argmax(axis=1)]
+            yield _over_images(probe, 'coarse accuracy', (predicted == dataset.test.coarse)[counted])
 
 
 def _over_images(probe: str, measure: str, values: np.ndarray) -> Score:

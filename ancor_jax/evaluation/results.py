@@ -118,12 +118,12 @@ def as_json(evaluation: Evaluation, config: Config, step: int, seconds: float) -
 def report(
     evaluation: Evaluation, heading: str, config: Config, path: pathlib.Path, *, step: int, seconds: float
 ) -> None:
-    """Prints the tables under a heading and writes everything to `path`."""
+    """Writes everything to `path` and prints the tables under a heading."""
+    atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
     episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
     print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
     if evaluation.scores:
         print(f'{probe_table(evaluation.scores)}\n')
-    atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
     print(f'Written to {path}', flush=True)
 
 
