@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ancor_jax.runtime import environment
+
 if TYPE_CHECKING:
     from ancor_jax import config
 
@@ -107,7 +109,7 @@ def _keep_compiled() -> None:
     import jax
 
     if _CACHE.value and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser()))
+        jax.config.update('jax_compilation_cache_dir', environment.compilation_cache(_CACHE.value))
 
 
 def _stop(message: str, several: bool = True) -> None:
@@ -208,4 +210,5 @@ def _default_workdir(settings: 'config.Config') -> str:
 
 def main() -> None:
     """The entry point of the command line."""
+    environment.prepare()
     app.run(run, flags_parser=_parse)

@@ -13,6 +13,7 @@ from ancor_jax import fewshot
 from ancor_jax.commands import embed, gallery
 from ancor_jax.config import Config, Eval
 from ancor_jax.data import Split, unlabelled
+from ancor_jax.data.names import cell
 from ancor_jax.evaluation import episodes, feature_extraction, trained_model
 from ancor_jax.runtime import atomic
 
@@ -138,12 +139,12 @@ def _csv(answer: Answer) -> str:
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['path', 'class', 'probability', 'second', 'second_probability'])
     for number, path in enumerate(answer.paths):
-        row = [path, answer.classes[answer.predicted[number]]]
+        row = [cell(path), cell(answer.classes[answer.predicted[number]])]
         if answer.probabilities is not None:
             order = np.argsort(-answer.probabilities[number], kind='stable')
             second = next(c for c in order if c != answer.predicted[number])
             probability, second_probability = answer.probabilities[number][[answer.predicted[number], second]]
-            row += [f'{probability:.4f}', answer.classes[second], f'{second_probability:.4f}']
+            row += [f'{probability:.4f}', cell(answer.classes[second]), f'{second_probability:.4f}']
         else:
             row += ['', '', '']
         writer.writerow(row)

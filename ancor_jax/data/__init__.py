@@ -13,7 +13,7 @@ from ancor_jax.config import Data
 from ancor_jax.data import cache
 from ancor_jax.data.dataset import Dataset, Split, in_memory, limit_train, unreadable
 from ancor_jax.data.images import DataError
-from ancor_jax.data.sources import SOURCES, TFDS, Source, source
+from ancor_jax.data.sources import SOURCES, TFDS, Source, breeds, source
 
 __all__ = [
     'SOURCES',
@@ -22,6 +22,7 @@ __all__ = [
     'Dataset',
     'Source',
     'Split',
+    'breeds',
     'lives_on_device',
     'load',
     'open_dataset',
