@@ -149,7 +149,7 @@ def _views_of_long(
     image: np.ndarray, variants: np.ndarray | None, resize: int, crop: int, padding: int, where: str
 ) -> list[np.ndarray]:
     """The views of an image of which the resized whole would have no bound: each is cropped before it is resized."""
-    full = resized_shape(*image.shape[:2], resize)
+    full = resized_shape(image.shape[0], image.shape[1], resize)
     if variants is None:
         if crop:
             return [centre_window(image, resize, crop)]

@@ -190,7 +190,7 @@ def resized_window(image: np.ndarray, short: int, top: int, left: int, height: i
 
     if not is_long(*image.shape[:2]):
         return resize_short(image, short)[top : top + height, left : left + width]
-    full = resized_shape(*image.shape[:2], short)
+    full = resized_shape(image.shape[0], image.shape[1], short)
     axis = 0 if full[0] > full[1] else 1
     start, extent = ((top, height), (left, width))[axis]
     scale = image.shape[axis] / full[axis]  # pixels of the image for one of the resized image
@@ -211,7 +211,7 @@ def resized_window(image: np.ndarray, short: int, top: int, left: int, height: i
 
 def centre_window(image: np.ndarray, short: int, size: int) -> np.ndarray:
     """`centre_crop(resize_short(image, short), size)`, with little memory for long images."""
-    full = resized_shape(*image.shape[:2], short)
+    full = resized_shape(image.shape[0], image.shape[1], short)
     top, left = (round((side - size) / 2) for side in full)
     return resized_window(image, short, top, left, size, size)
 

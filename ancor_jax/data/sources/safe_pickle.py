@@ -50,20 +50,26 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _Bounded:
-    """A file that is not read beyond its end, so that no memory is taken for bytes that are not there."""
+    """A file that gives as many bytes as it should or raises; no memory is taken for bytes that are not there."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._size = file, os.fstat(file.fileno()).st_size
-        self.readline = file.readline
 
     def read(self, count: int) -> bytes:
-        if count > self._size:
+        content = self._file.read(count) if count <= self._size else b''
+        if len(content) < count:
             raise pickle.UnpicklingError('it ends early')
-        return self._file.read(count)
+        return content
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b'\n'):
+            raise pickle.UnpicklingError('it ends early')
+        return line
 
 
 # In Python: the one in C takes the memory for as many objects as a file says that it refers to.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in _KNOWN:
             raise _RefusedError(f'wants to build {module}.{name}')
