@@ -5,9 +5,10 @@
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
 
 ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images
-lie in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
-few-shot evaluation (an episode takes 16 images of a class). --config.data.manifest=FILE takes a list instead of
-folders. Look before you train with --mode=check_data; docs/data.md has the details.
+are in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
+few-shot evaluation (an episode takes 16 images of a class). Without train/ and val/, a quarter of each class in
+ROOT/<coarse>/<fine>/ is kept for tests. --config.data.manifest=FILE takes a list instead of folders. Look before you
+train with --mode=check_data; docs/data.md has the details.
 
 The first two are for accelerators, the third takes minutes on two cores. The contrast is among the images of one coarse
 class: with few images in each, shorten the queue, --config.contrast.queue_size, to some part of that number.

@@ -62,7 +62,7 @@ def load(settings: Data, *, check: Collection[str] = ()) -> Dataset:
 
 
 def open_dataset(settings: Data) -> Dataset:
-    """The data set, or the part of it to train on, with its labels; images that lie in files are not read yet.
+    """The data set, or the part of it to train on, with its labels; images in files are not read yet.
 
     Raises:
         DataError: as `load`.

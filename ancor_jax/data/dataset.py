@@ -215,7 +215,7 @@ def validate(dataset: Dataset) -> None:
     if mapping.shape != (num_fine,) or mapping.dtype != np.int32:
         raise DataError(f'{name}: coarse_of_fine is {mapping.dtype} {mapping.shape}; give int32 ({num_fine},)')
     if num_fine and (mapping.min() < 0 or mapping.max() >= num_coarse):
-        raise DataError(f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; mend the mapping')
+        raise DataError(f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; correct the mapping')
     for split_name, split in (('train', dataset.train), ('test', dataset.test)):
         known = np.flatnonzero(split.fine != UNKNOWN)
         wrong = known[mapping[split.fine[known]] != split.coarse[known]]
@@ -248,7 +248,7 @@ def _validate_split(where: str, split: Split, num_coarse: int, num_fine: int) ->
         if labels.min() < least or labels.max() >= classes:
             raise DataError(
                 f'{where}: {kind} labels go from {labels.min()} to {labels.max()} but there are {classes} '
-                f'{kind} classes; mend the labels or name every class'
+                f'{kind} classes; correct the labels or name every class'
             )
 
 
@@ -275,7 +275,7 @@ def derive_coarse_of_fine(
     for kind, labels, names in (('fine', fine, fine_names), ('coarse', coarse, coarse_names)):
         if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
             bad = labels[(labels < 0) | (labels >= len(names))][0]
-            raise DataError(f'{where}: {kind} label {bad} has no name among {len(names)} classes; mend the labels')
+            raise DataError(f'{where}: {kind} label {bad} has no name among {len(names)} classes; correct the labels')
     pairs = np.unique(np.stack([fine, coarse], axis=1), axis=0)
     mapping = np.full(len(fine_names), -1, np.int32)
     for f, c in pairs:

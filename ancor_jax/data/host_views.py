@@ -84,7 +84,7 @@ def crop_resize(image: np.ndarray, box: Box, size: int, out: np.ndarray | None =
     """A box of an image resized to [size, size, 3] uint8, as `augment.crop_resize`, by OpenCV; into `out` if given.
 
     Linear interpolation, after averaging squares of four pixels as long as the box has twice the size: without
-    antialiasing in between, as most training pipelines of TensorFlow and JAX have it. On 400 random boxes of 200
+    antialiasing in between, as in most training pipelines of TensorFlow and JAX. On 400 random boxes of 200
     ImageNet photographs to 224 pixels the mean difference from Pillow's antialiased resizing is 1.6 levels of 255.
     """
     import cv2
@@ -114,7 +114,7 @@ def evaluation_views(
         variants: int [n, 3] offsets and flips of the crop in the resized image, see `augment.support_variants`; None
             for the centre.
         resize: shorter side in pixels; 0 leaves it.
-        crop: side in pixels; 0: the whole image, which must be of one size then.
+        crop: side in pixels; 0: all of the image, which must be of one size then.
         padding: black pixels added around the resized image before a variant is cropped.
         threads: 0 is one a core.
 
@@ -148,7 +148,7 @@ def evaluation_views(
 def _views_of_long(
     image: np.ndarray, variants: np.ndarray | None, resize: int, crop: int, padding: int, where: str
 ) -> list[np.ndarray]:
-    """The views of an image of which the resized whole would have no bound: each is cropped before it is resized."""
+    """The views of an image that would be too large when resized: each is cropped first."""
     full = resized_shape(image.shape[0], image.shape[1], resize)
     if variants is None:
         if crop:

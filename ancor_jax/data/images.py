@@ -1,4 +1,4 @@
-"""Images that are read when they are asked for: files, or encoded bytes of whatever origin, decoded to uint8 RGB."""
+"""Images that are read on access: files, or encoded bytes of any origin, decoded to uint8 RGB."""
 
 import math
 import os

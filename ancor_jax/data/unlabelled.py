@@ -38,10 +38,10 @@ def images_by_class(root: pathlib.Path) -> dict[str, list[str]]:
         raise DataError(f'{root} is not a folder; name one with a folder of images for each class: {root}/CLASS/')
     folders, stray, _ = contents(os.fspath(root))
     if stray:
-        raise DataError(f'{root / stray[0]} lies in no class folder; move it to {root}/CLASS/ or remove it')
+        raise DataError(f'{root / stray[0]} is in no class folder; move it to {root}/CLASS/ or remove it')
     if len(folders) < 2:
         raise DataError(
-            f'{root} has {len(folders)} class folders, and two or more are there to be told apart; make {root}/CLASS/, '
+            f'{root} has {len(folders)} class folders, and a classifier needs two or more; make {root}/CLASS/, '
             'with a few images of each class'
         )
     return {shown(name): images_below(root / name) for name in folders}

@@ -187,7 +187,7 @@ def test_folders_that_cannot_be_sorted(places, pictures, tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match='a holds no image'):
         classify.classify(small(), run, tmp_path, pictures / 'query')
-    with pytest.raises(DataError, match=r'0\.png lies in no class folder'):
+    with pytest.raises(DataError, match=r'0\.png is in no class folder'):
         classify.classify(small(), run, pictures / 'query' / 'zero', pictures / 'query')
     (tmp_path / 'a' / 'broken.png').write_bytes(b'nothing')
     with pytest.raises(DataError, match=r'broken\.png cannot be read'):

@@ -115,7 +115,7 @@ def test_source_and_target_of_a_subpopulation_split(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError, match=r'no ImageNet lies in .*image-net\.org.*--config\.data\.dir=DIR'):
+    with pytest.raises(DataError, match=r'there is no ImageNet in .*image-net\.org.*--config\.data\.dir=DIR'):
         open_dataset(settings(tmp_path))
     (tmp_path / 'train').mkdir()
     with pytest.raises(DataError, match='train/ and no val/'):

@@ -172,7 +172,7 @@ def test_what_is_wrong_with_folders_is_said(tmp_path):
     (empty / 'train').mkdir()
     refused(empty, 'train holds no class folders')
     write(empty / 'train' / 'a.png')
-    refused(empty, r'train/a.png lies in no class folder; move it')
+    refused(empty, r'train/a.png is in no class folder; move it')
 
 
 def test_one_coarse_class_is_refused(tmp_path):
@@ -188,7 +188,7 @@ def test_wrong_nesting_is_refused(tmp_path):
     refused(tmp_path, r'train/cat holds both images \(a.png\) and folders \(siamese/\)')
     stray.unlink()
     write(tmp_path / 'val' / 'dog' / 'pug' / 'more' / 'a.png')
-    refused(tmp_path, 'val/dog/pug/more/ lies too deep; .*one level up')
+    refused(tmp_path, 'val/dog/pug/more/ is too deep; .*one level up')
 
 
 def test_fine_classes_need_test_images(tmp_path):

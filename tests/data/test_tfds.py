@@ -540,7 +540,7 @@ def test_cifar100_is_prepared_from_a_local_archive_without_tensorflow(tmp_path: 
     md5 = write_archive(tmp_path / place / 'cifar-100-binary.tar.gz')
     code = (
         'import sys\n'
-        'from ancor_jax.data import cifar100_builder, tfds_source\n'
+        'from ancor_jax.data.sources import cifar100_builder, tfds_source\n'
         f'cifar100_builder.prepare({str(tmp_path)!r}, url="http://127.0.0.1:9/none", md5={md5!r})\n'
         "assert 'tensorflow' not in sys.modules\n"
         f'source, labels, names = tfds_source.open_split("cifar100:3.0.2", {str(tmp_path)!r}, "train")\n'
@@ -604,7 +604,9 @@ def test_damaged_archives_are_refused(tmp_path: pathlib.Path) -> None:
         path.write_bytes(path.read_bytes()[:size])
         assert 'is damaged' in refusal(hashlib.md5(path.read_bytes()).hexdigest())
     assert 'lacks cifar-100-binary/test.bin' in refusal(write_archive(path, test=None))
-    assert 'train.bin has 3000 bytes, which is no whole number' in refusal(write_archive(path, train=bytes(3000)))
+    assert 'train.bin has 3000 bytes, which is not a multiple of 3074' in refusal(
+        write_archive(path, train=bytes(3000))
+    )
 
 
 def test_without_a_network_the_url_and_the_place_are_named(

@@ -94,8 +94,8 @@ def load(settings: Data) -> Dataset:
         place = pathlib.Path(os.path.expanduser(settings.dir or '~/tensorflow_datasets'))
         if not (place / _TFDS_NAME).is_dir():
             raise DataError(
-                f'no ImageNet lies in {place}, neither as train/<synset>/*.JPEG and val/<synset>/*.JPEG nor as TFDS '
-                f'{_TFDS_NAME}; get ILSVRC2012 from image-net.org or Kaggle and give its directory with '
+                f'there is no ImageNet in {place}, neither as train/<synset>/*.JPEG and val/<synset>/*.JPEG nor as '
+                f'TFDS {_TFDS_NAME}; get ILSVRC2012 from image-net.org or Kaggle and give its directory with '
                 '--config.data.dir=DIR'
             )
         train = _from_tfds(settings.dir, 'train', classes, classes.train)
@@ -104,7 +104,7 @@ def load(settings: Data) -> Dataset:
 
 
 def _folders(directory: str) -> pathlib.Path | None:
-    """Where train/ and val/ lie, or None."""
+    """The folder of train/ and val/, or None."""
     if not directory:
         return None
     base = pathlib.Path(os.path.expanduser(directory))

@@ -149,7 +149,7 @@ def _scan(folder: str) -> tuple[Listing, dict[str, tuple[str, str]], list[str]]:
     ignored += [os.path.join(folder, name) for name in others]
     if stray:
         raise DataError(
-            f'{os.path.join(folder, stray[0])} lies in no class folder; move it to '
+            f'{os.path.join(folder, stray[0])} is in no class folder; move it to '
             f'{os.path.join(folder, "COARSE", "FINE")}/ or remove it'
         )
     if not coarse_folders:
@@ -173,7 +173,7 @@ def _scan(folder: str) -> tuple[Listing, dict[str, tuple[str, str]], list[str]]:
             ignored += [os.path.join(below, name) for name in others]
             if deeper:
                 raise DataError(
-                    f'{os.path.join(below, deeper[0])}/ lies too deep; images are looked for in '
+                    f'{os.path.join(below, deeper[0])}/ is too deep; images are looked for in '
                     f'{os.path.join(folder, "COARSE", "FINE")}/, so move its files one level up'
                 )
             add(below, images, coarse, class_name(fine_folder))
