@@ -6,7 +6,7 @@ The public names are loaded when they are used, so that `ancor_jax.losses` stays
 import importlib
 from typing import Any
 
-__version__ = '0.2.0'
+__version__ = '0.1.0'
 
 # Public name -> the module it is, or the module and the name in it.
 _PUBLIC = {

@@ -4,7 +4,7 @@ Shapes: M training and N test images, d features. Features come in as they are: 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -199,3 +199,84 @@ def _blocks(queries: np.ndarray, keys: int) -> list[np.ndarray]:
     """The queries in as many blocks as their similarities with the keys take memory."""
     size = max(_BLOCK_ELEMENTS // keys, 1)
     return [queries[start : start + size] for start in range(0, len(queries), size)]
+
+
+class Inputs(NamedTuple):
+    """What a probe may look at."""
+
+    features: np.ndarray  # [N, d] of the test images
+    fine: np.ndarray  # int [N]
+    coarse: np.ndarray  # int [N]
+    class_logits: np.ndarray | None  # [N, C] of the network's own classes
+    coarse_of_class: np.ndarray  # int [C or more], the coarse class of each of its classes, -1 where the data have none
+    num_fine: int
+    training_features: np.ndarray | None  # [M, d], for probes that learn
+    training_fine: np.ndarray | None  # int [M]
+
+
+class Measure(NamedTuple):
+    """One figure of a probe, 0..1: of each image, where NaN does not count, or of all images together."""
+
+    name: str
+    values: np.ndarray | float
+
+
+class Probe(NamedTuple):
+    """A row of the table of probes."""
+
+    title: str
+    learns: bool  # from the fine labels of the training images
+    measure: Callable[[Inputs], Iterator[Measure]]
+    needs_fine: bool = True  # labels of the test images
+
+
+_RECALL_AT = (1, 2, 5, 10, 50, 100)
+
+
+def _fine_accuracy(learn: Callable[..., np.ndarray]) -> Callable[[Inputs], Iterator[Measure]]:
+    def measure(inputs: Inputs) -> Iterator[Measure]:
+        assert inputs.training_features is not None
+        assert inputs.training_fine is not None
+        predictions = learn(
+            inputs.training_features, inputs.training_fine, inputs.features, num_classes=inputs.num_fine
+        )
+        yield Measure('fine accuracy', np.asarray(predictions) == inputs.fine)
+
+    return measure
+
+
+def _retrieval(inputs: Inputs) -> Iterator[Measure]:
+    found = retrieval(inputs.features, inputs.fine, ks=_RECALL_AT)
+    for k, recalled in zip(_RECALL_AT, found.recall, strict=True):
+        if k < len(inputs.fine):
+            yield Measure(f'recall@{k}', recalled)
+    yield Measure('mAP', found.average_precision)
+
+
+def _clustering(inputs: Inputs) -> Iterator[Measure]:
+    for name, value in clustering(inputs.features, inputs.fine, inputs.coarse)._asdict().items():
+        yield Measure(name.replace('_', ' '), float(value))
+
+
+def _coarse(inputs: Inputs) -> Iterator[Measure]:
+    # A network with more classes than have a name was trained on others.
+    if inputs.class_logits is not None and inputs.class_logits.shape[1] <= len(inputs.coarse_of_class):
+        coarse_of_class = inputs.coarse_of_class[: inputs.class_logits.shape[1]]  # test classes can come after those
+        right = coarse_of_class[inputs.class_logits.argmax(axis=1)] == inputs.coarse
+        # Images of classes that the network was not trained on do not count.
+        yield Measure('coarse accuracy', np.where(np.isin(inputs.coarse, coarse_of_class), right, np.nan))
+
+
+def _neighbours(inputs: Inputs) -> Iterator[Measure]:
+    if len(inputs.features) > 1:
+        yield Measure('coarse agreement', retrieval(inputs.features, inputs.coarse, ks=(1,)).recall[0])
+
+
+PROBES = {
+    'linear': Probe('linear probe', True, _fine_accuracy(linear_probe)),
+    'knn': Probe('20-NN on the training images', True, _fine_accuracy(nearest_neighbours)),
+    'retrieval': Probe('retrieval', False, _retrieval),
+    'clustering': Probe('clustering inside coarse classes', False, _clustering),
+    'coarse': Probe('class logits', False, _coarse, needs_fine=False),
+    'neighbours': Probe('nearest other test image', False, _neighbours, needs_fine=False),
+}

@@ -7,7 +7,8 @@
 
 Counts, not times: how many kernels a GPU would launch for one forward and backward pass of the class contrast, or how
 many cycles the TPU compiler expects it to take (on one of the chips, the queue split over them), and the temporary
-memory, for each layout of the work in ancor_jax/losses/streaming.py. A program that does not compile or does not fit the chip
+memory, for each layout of the work in ancor_jax/losses/streaming.py.
+A program that does not compile or does not fit the chip
 shows here. Layouts are chosen by this where no such chip could be measured on; benchmarks/contrast.py measures.
 """
 
@@ -32,10 +33,11 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import losses, models
-from ancor_jax.losses import streaming
+from ancor_jax import models
+from ancor_jax.losses import contrastive, streaming
 from ancor_jax.runtime import device_mesh
-from ancor_jax.training import experiment, sharding, step
+from ancor_jax.training import experiment, sharding, step, view_steps
+from ancor_jax.views import random_views
 from benchmarks import machine
 from configs import cifar100_coarse, imagenet_coarse
 
@@ -76,10 +78,11 @@ def shaped(on: jax.sharding.Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any
 def contrast(on: jax.sharding.Mesh, layout: streaming.Layout, classes: int, size: int) -> Any:
     """The compiled forward and backward pass; samples and queue split over the chips."""
     split, slots, n, dim = P(device_mesh.AXIS), P(None, device_mesh.AXIS), 256, 128
+    which = streaming.Negatives('angular', own_class=True, axis_name=device_mesh.AXIS, layout=layout)
 
     def gradient(query: jax.Array, *rest: jax.Array) -> jax.Array:
         def loss(query: jax.Array) -> jax.Array:
-            return losses.class_contrast(query, *rest, axis_name=device_mesh.AXIS, layout=layout).loss.mean()
+            return contrastive.streamed_contrast(which, query, *rest, 0.2).loss.mean()
 
         return jax.grad(loss)(query)
 
@@ -104,11 +107,11 @@ def whole_step(on: jax.sharding.Mesh, model: str, remat: str) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = shaped(on, key.shape, key.dtype)
     if model == 'resnet12':
-        samples = step.Samples(shaped(on, (50_000, size, size, 3), jnp.uint8), shaped(on, (50_000,), jnp.int32))
-        steps = sharding.map_resident_steps(on, plan.recipe, plan.views)
+        samples = view_steps.Samples(shaped(on, (50_000, size, size, 3), jnp.uint8), shaped(on, (50_000,), jnp.int32))
+        steps = sharding.map_resident_steps(on, plan.recipe, random_views.of_images(plan.views))
         return steps.lower(state, samples, shaped(on, (20, batch), jnp.int32, None, device_mesh.AXIS), rng).compile()
     view = shaped(on, (batch, size, size, 3), jnp.uint8, device_mesh.AXIS)
-    one = sharding.map_cropped_step(on, plan.recipe, plan.views)
+    one = sharding.map_cropped_step(on, plan.recipe, random_views.of_crops(plan.views))
     return one.lower(state, step.Batch(view, view, shaped(on, (batch,), jnp.int32, device_mesh.AXIS)), rng).compile()
 
 

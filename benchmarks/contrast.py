@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ancor_jax import losses
-from ancor_jax.losses import streaming
+from ancor_jax.losses import contrastive, streaming
 from benchmarks import machine
 
 TEMPERATURE = 0.2
@@ -200,7 +200,8 @@ def layout_case(classes: int, size: int, n: int, dim: int, rounds: int) -> str:
     arrays = problem(0, n, classes, size, dim)
 
     def in_layout(layout: streaming.Layout) -> Callable[..., jax.Array]:
-        return lambda *inputs: losses.class_contrast(*inputs, TEMPERATURE, layout=layout).loss
+        which = streaming.Negatives('angular', own_class=True, layout=layout)
+        return lambda *inputs: contrastive.streamed_contrast(which, *inputs, TEMPERATURE).loss
 
     sides = {name: jax_side(in_layout(layout), arrays) for name, layout in streaming.LAYOUTS.items()}
     seconds = measure(sides, rounds)
@@ -229,10 +230,12 @@ def rounding_case(cosine: float, size: int, n: int, dim: int) -> str:
     own = weights[arrays.labels]
     inputs = about(arrays.query, own), about(arrays.key, own), about(arrays.queue, weights[:, None])
 
+    contrast = functools.partial(losses.class_contrastive_loss, temperature=TEMPERATURE)
+
     @jax.jit
     def losses_and_gradient(query: jax.Array, key: jax.Array, queue: jax.Array) -> tuple[jax.Array, jax.Array]:
         def mean(query: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = losses.class_contrastive_loss(query, key, queue, arrays.labels, arrays.class_weights, TEMPERATURE)
+            each = contrast(query, key, queue, arrays.labels, arrays.class_weights)
             return each.mean(), each
 
         gradient, each = jax.grad(mean, has_aux=True)(query)

@@ -3,7 +3,8 @@
     python -m benchmarks.convolutions                                         batches of 64 images of 32 × 32
     python -m benchmarks.convolutions --out benchmarks/convolutions.md        also writes the Markdown table
 
-It tells why a step takes as long as `benchmarks.train_step` says, and which options (ancor_jax/runtime/compiler.py) are worth
+It tells why a step takes as long as `benchmarks.train_step` says, and which options (ancor_jax/runtime/compiler.py)
+are worth
 having: GFLOP/s forward, of the gradient by the input and by the kernel, medians over rounds in which the sides take
 turns. Below, the sum over a batch-norm's input, which the options are about as well, in ms.
 """

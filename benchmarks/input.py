@@ -8,7 +8,7 @@ Both make two MoCo-v2 views of real files: random resized crop of 0.2-1 of the a
 both are counted to the batch that the training step receives, in the device's memory.
 
 - ours: `ancor_jax.data.pipeline` in threads of one process. It reads, decodes, crops and resizes; the device does the
-  rest inside the step (`augment.finish_two_views`), which is measured beside it. "From its cache": the same from a
+  rest inside the step (`random_views.finish_two_views`), which is measured beside it. "From its cache": the same from a
   cache of decoded images whose shorter side is 256, as data.cache keeps them for repeated epochs.
 - Pillow: what `guybuk/ANCOR` has torchvision do, call for call, in worker processes that write whole float32 batches
   into shared memory, as PyTorch's DataLoader does. Each image is decoded once for both views there too. Torch itself

@@ -26,7 +26,8 @@ import jax
 import numpy as np
 
 from ancor_jax.runtime import device_mesh
-from ancor_jax.training import experiment, sharding, step
+from ancor_jax.training import experiment, sharding, step, view_steps
+from ancor_jax.views import random_views
 from benchmarks import machine
 from configs import cifar100_coarse
 
@@ -82,10 +83,14 @@ def measure(devices: int, groups: int, width: float, batch: int, queue_size: int
     state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, places))()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, size, size, 3), np.uint8)
-    samples = step.Samples(*device_mesh.replicate((images, rng.integers(0, 20, 1024).astype(np.int32)), on))
+    samples = view_steps.Samples(*device_mesh.replicate((images, rng.integers(0, 20, 1024).astype(np.int32)), on))
     indices = device_mesh.shard(rng.integers(0, 1024, (1, batch)).astype(np.int32), on, dim=1)
     key = device_mesh.replicate(jax.random.key(1), on)
-    compiled = sharding.map_resident_steps(on, plan.recipe, plan.views).lower(state, samples, indices, key).compile()
+    compiled = (
+        sharding.map_resident_steps(on, plan.recipe, random_views.of_images(plan.views))
+        .lower(state, samples, indices, key)
+        .compile()
+    )
     seconds = []
     for number in range(rounds + 1):
         start = time.perf_counter()

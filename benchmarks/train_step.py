@@ -36,6 +36,7 @@ import optax
 from ancor_jax.config import Config
 from ancor_jax.runtime import compiler, device_mesh
 from ancor_jax.training import experiment, loop, sharding, step
+from ancor_jax.views import random_views
 from benchmarks import machine
 from configs import cifar100_coarse, imagenet_coarse
 
@@ -101,7 +102,7 @@ def jax_side(given: Problem, *, crops: bool = False, defaults: bool = False) -> 
     plan = plan_of(given)
     on = device_mesh.make_mesh(1)
     if crops:
-        mapped = sharding.map_cropped_step(on, plan.recipe, plan.views)
+        mapped = sharding.map_cropped_step(on, plan.recipe, random_views.of_crops(plan.views))
         views = [np.clip(view * 64 + 128, 0, 255).astype(np.uint8) for view in (given.query, given.key)]
         inputs = [step.Batch(*(device_mesh.shard(array, on) for array in (*views, given.labels)))]
     else:

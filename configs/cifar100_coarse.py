@@ -1,16 +1,17 @@
-"""CIFAR-100: 20 coarse classes to train on, 100 fine ones to tell apart.
+"""CIFAR-100: 20 coarse classes to train on, 100 fine ones to recognise.
 
     python main.py --config=configs/cifar100_coarse.py                 published recipe: ResNet-12, 200 epochs, one GPU
     python main.py --config=configs/cifar100_coarse.py:cpu             reduced: narrow ResNet-12, minutes on two cores
+    python main.py --config=configs/cifar100_coarse.py:pretrained      a head on features of a pretrained network
 
-Published (one GPU's recipe, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. Measured results of the
-reduced recipe stand in the README. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
+Published (one GPU's recipe, 1,000 episodes, 1 shot): 5-way 74.56 ± 0.70, all-way 29.84 ± 0.11. The README has measured
+results of the reduced recipe. The data set is read from --config.data.dir (default ~/tensorflow_datasets).
 """
 
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config, ConfigError
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base, on_features
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -42,9 +43,12 @@ def experiment(variant: str = 'full') -> Config:
         config.optim.learning_rate = 0.1
         config.train.epochs = 3
         config.eval.every_epochs = 0
+    elif variant == 'pretrained':
+        on_features(config, size=80)
+        config.contrast.queue_size = 1024
     elif variant != 'full':
         raise ConfigError(
-            f"configs/cifar100_coarse.py has the variants 'full' and 'cpu', and {variant!r} is asked for."
+            f"configs/cifar100_coarse.py has the variants 'full', 'cpu' and 'pretrained', and not {variant!r}."
         )
     return config
 

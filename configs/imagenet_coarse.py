@@ -17,7 +17,7 @@ nonliving26 86.23 ± 0.54 and 43.10 ± 0.11, entity13 90.58 ± 0.54 and 42.29 ±
 from typing import TYPE_CHECKING
 
 from ancor_jax.config import BREEDS, Config, ConfigError
-from configs.base import as_config_dict, base
+from ancor_jax.config.experiments import as_config_dict, base
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def experiment(variant: str = 'living17') -> Config:
     if variant not in BREEDS:
-        raise ConfigError(
-            f'configs/imagenet_coarse.py has the variants {", ".join(BREEDS)}, and {variant!r} is asked for.'
-        )
+        raise ConfigError(f'configs/imagenet_coarse.py has the variants {", ".join(BREEDS)}, and not {variant!r}.')
     config = base()
     config.data.name = 'breeds'
     config.data.breeds = variant

@@ -1,17 +1,18 @@
-"""The configuration of a finished run, to change fields of it for another look at its network.
+"""The configuration of a stored run, to change fields of it for another evaluation of its network.
 
-    python main.py --mode=eval --config=configs/run.py:runs/DIR --workdir=runs/DIR --config.eval.shots=5
+    python main.py --mode=eval --workdir=runs/DIR --config.eval.shots=5
+    python main.py --mode=eval --config=configs/run.py:runs/DIR --config.eval.shots=5
 
-Without changes, `--workdir=runs/DIR` alone does the same.
+Both are the same: without `--config`, the modes after training take this configuration.
 """
 
 import pathlib
 
 from ml_collections import ConfigDict
 
+from ancor_jax.config import experiments
 from ancor_jax.runtime import workdir
-from configs import base
 
 
 def get_config(directory: str) -> ConfigDict:
-    return base.as_config_dict(workdir.stored_config(pathlib.Path(directory)))
+    return experiments.as_config_dict(workdir.stored_config(pathlib.Path(directory)))

@@ -3,7 +3,7 @@
     python -m experiments.compare digits_coarse --methods ancor coarse moco ancor_no_projection --seeds 0 1 2
     python -m experiments.compare cifar100_coarse:cpu --methods ancor coarse --seeds 0 1 2 --dir DIRECTORY
 
-Every run lives in its own work directory under --out and is only evaluated again when it is complete there. The
+Every run has its own work directory under --out and is only evaluated again when it is complete there. The
 episodes are the same for all runs. Cells: mean over seeds ± half-width of its 95 % Student-t interval over seeds, in
 per cent.
 """
@@ -15,13 +15,13 @@ import platform
 import time
 
 import jax
-import numpy as np
 
 from ancor_jax import config as configuration
 from ancor_jax import fewshot
 from ancor_jax.commands import train
 from ancor_jax.evaluation import results
 from ancor_jax.methods import METHODS
+from experiments import tables
 
 
 def main() -> None:
@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument('experiment', help='a file in configs/ without .py, optionally with :variant')
     parser.add_argument('--methods', nargs='+', default=['ancor', 'coarse'], choices=list(METHODS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--dir', default='', help='where the data set lies (config.data.dir)')
+    parser.add_argument('--dir', default='', help='where the data set is stored (config.data.dir)')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/compare'))
-    parser.add_argument('--classifier', default='lr', choices=fewshot.METHODS, help='the column of the table')
+    parser.add_argument('--classifier', default='lr', choices=fewshot.CLASSIFIERS, help='the column of the table')
     arguments = parser.parse_args()
     name, _, variant = arguments.experiment.partition(':')
     module = importlib.import_module(f'configs.{name}')
@@ -59,19 +59,11 @@ def main() -> None:
 def table(rows: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: a row a method, a column a protocol."""
     headings = list(next(iter(rows.values())))
-    lines = ['| method | ' + ' | '.join(headings) + ' |', '|---' * (len(headings) + 1) + '|']
-    for method, cells in rows.items():
-        values = [cell(cells[heading]) for heading in headings]
-        lines.append(f'| {METHODS[method].title} | ' + ' | '.join(values) + ' |')
-    return '\n'.join(lines)
-
-
-def cell(accuracies: list[float]) -> str:
-    """'71.2 ± 0.8' over seeds; a single seed has no interval."""
-    if len(accuracies) == 1:
-        return f'{accuracies[0]:.2f}'
-    mean, half_width = fewshot.mean_and_interval(np.asarray(accuracies))
-    return f'{mean:.2f} ± {half_width:.2f}'
+    body = [
+        [METHODS[method].title, *(tables.mean_and_interval(cells[heading]) for heading in headings)]
+        for method, cells in rows.items()
+    ]
+    return tables.markdown([['method', *headings], *body])
 
 
 if __name__ == '__main__':

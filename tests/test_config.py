@@ -8,7 +8,7 @@ import pytest
 
 from ancor_jax import config as configuration
 from ancor_jax.config import Config, ConfigError
-from configs.base import as_config_dict
+from ancor_jax.config.experiments import as_config_dict
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*_*.py'))
 

@@ -1,31 +1,34 @@
-"""`--mode=embed`: what a trained network says of images, as NumPy archives for work elsewhere."""
+"""`--mode=embed`: features of images by a trained network, as NumPy archives for work elsewhere."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from ancor_jax import data
+from ancor_jax import data, fewshot
 from ancor_jax.config import Config, Eval
 from ancor_jax.data import Split, unlabelled
 from ancor_jax.data.dataset import UNKNOWN, Dataset, without_unreadable
 from ancor_jax.evaluation import feature_extraction, trained_model
 from ancor_jax.evaluation.trained_model import TrainedModel
+from ancor_jax.runtime import atomic
 
 
 def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """Describes the images of a data set, or of a folder, by the network of a run.
+    """Extracts the features of a data set, or of a folder of images, with the network of a run.
 
-    Writes `<directory>/embeddings/train.npz` and `test.npz`, or `<name of the folder>.npz`, each with
-    'features' float32 [n, d], L2-normalised (of the backbone, or as eval.features has it); 'embeddings' float32 [n, D],
-    un-normalised, if the head has them; with a classifier 'class_probabilities' float32 [n, C], 'predicted' int32 [n]
-    and 'class_names' [C]; 'paths' [n] where the images lie in files; 'coarse', 'fine' int32 [n] (-1 where unknown),
-    'coarse_names' and 'fine_names' where the data have them.
+    Writes `<directory>/embeddings/train.npz` and `test.npz` for the data set of the run, the same with a hash of
+    `config.data` in the name for another data set, and `<folder>-<hash of its path>.npz` for a folder, so that no
+    archive replaces that of other images. Each has 'features' float32 [n, d], L2-normalised (the parts that
+    eval.features names); 'embeddings' float32 [n, D], un-normalised, if the head has them; with a classifier
+    'class_probabilities' float32 [n, C], 'predicted' int32 [n] and 'class_names' [C]; 'paths' [n] where the images are
+    files; 'coarse', 'fine' int32 [n] (-1 where unknown), 'coarse_names' and 'fine_names' where the data have them.
 
     Args:
-        config: `data` says which images (unless `images` does), `eval` how they are seen.
+        config: `data` says which images (unless `images` does), `eval` how they are resized and which features.
         directory: work directory of the run.
         images: a folder of images, with or without folders in it, instead of the data set.
 
@@ -40,11 +43,14 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
     if images is not None:
         settings = sized(config)
         split = readable(unlabelled.unlabelled(unlabelled.images_below(images)), config, str(images))
-        parts = {images.resolve().name: (split, None)}
+        parts = {output_name(images.resolve().name, os.fsencode(images.resolve())): (split, None)}
     else:
         settings = config.eval
         dataset = data.load(config.data)
-        parts = {'train': (dataset.train, dataset), 'test': (dataset.test, dataset)}
+        parts = {
+            _name_of_split(name, config, network): (split, dataset)
+            for name, split in (('train', dataset.train), ('test', dataset.test))
+        }
     parts = {name: part for name, part in parts.items() if len(part[0])}
     for split, _ in parts.values():
         feature_extraction.check_sizes(split, settings)
@@ -55,10 +61,30 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
             describer, network.variables, split, settings, name=f'{name} images', shown=config.train.progress
         )
         path = directory / 'embeddings' / f'{name}.npz'
-        _write(path, _arrays(found, network, split, whole))
+        atomic.write_arrays(path, _arrays(found, network, split, whole))
         print(f'{len(split):,} images, {path.stat().st_size / 2**20:,.1f} MiB: {path}', flush=True)
         written.append(path)
     return written
+
+
+def output_name(name: str, origin: bytes) -> str:
+    """A name for output that differs where its origin does."""
+    return f'{name}-{hashlib.sha256(origin).hexdigest()[:8]}'
+
+
+def _name_of_split(name: str, config: Config, network: TrainedModel) -> str:
+    """'train', or with a hash for data that the run was not trained on."""
+    if _which_images(config) == _which_images(network.config):
+        return name
+    return output_name(name, repr(_which_images(config)).encode())
+
+
+def _which_images(config: Config) -> dict[str, Any]:
+    """The fields of `config.data` that say which images there are, not how they are read."""
+    fields = dataclasses.asdict(config.data)
+    for name in ('download', 'pipeline', 'cache', 'threads', 'max_unreadable', 'manifest_outside'):
+        del fields[name]
+    return fields | {'dir': os.path.abspath(os.path.expanduser(config.data.dir)) if config.data.dir else ''}
 
 
 def sized(config: Config) -> Eval:
@@ -77,12 +103,6 @@ def readable(split: Split, config: Config, where: str) -> Split:
     return split
 
 
-def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
-    """Softmax of float32 [n, C]."""
-    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def _arrays(
     found: feature_extraction.Features, network: TrainedModel, split: Split, whole: Dataset | None
 ) -> dict[str, Any]:
@@ -90,7 +110,7 @@ def _arrays(
     if found.embeddings is not None:
         arrays['embeddings'] = found.embeddings
     if found.class_logits is not None:
-        arrays['class_probabilities'] = class_probabilities(found.class_logits)
+        arrays['class_probabilities'] = fewshot.calibrated(found.class_logits, 1.0)
         arrays['predicted'] = found.class_logits.argmax(axis=1).astype(np.int32)
         arrays['class_names'] = np.asarray(network.class_names)
     images = split.images
@@ -101,12 +121,3 @@ def _arrays(
         if (split.fine != UNKNOWN).any():
             arrays |= {'fine': split.fine, 'fine_names': np.asarray(whole.fine_names)}
     return arrays
-
-
-def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """All or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + '.part')
-    with half.open('wb') as file:
-        np.savez(file, **arrays)
-    os.replace(half, path)

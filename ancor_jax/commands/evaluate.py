@@ -21,7 +21,7 @@ def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
 
     Raises:
         ConfigError: the directory holds no run, or one of another model than `config` says; or the data cannot be
-            evaluated.
+            evaluated. Without fine labels, the coarse classes are.
         checkpoint.CheckpointError: it holds no such checkpoint.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
@@ -32,7 +32,8 @@ def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
     evaluation = evaluate(
         extract, network.variables, dataset, config, trained_on=trained_on, names=names, shown=config.train.progress
     )
-    if 'coarse' in config.eval.probes and names and (note := left_out(dataset, trained_on, names)):
+    has_coarse_probe = 'coarse' in config.eval.probes or not dataset.test.has_fine
+    if has_coarse_probe and names and (note := left_out(dataset, trained_on, names)):
         print(note, flush=True)
     seconds = workdir.training_seconds(directory, network.step)
     heading = f'{network.title} on {dataset.name}'
@@ -72,10 +73,15 @@ def evaluate_joined_runs(config: Config, directory: pathlib.Path) -> dict[str, E
 
 def _evaluation_data(config: Config) -> Dataset:
     dataset = data.load(config.data)
-    if not dataset.test.has_fine:
+    if not len(dataset.test):
         raise ConfigError(
-            f'{dataset.name} has no test images with fine labels, which few-shot evaluation needs; add them as '
-            'val/COARSE/FINE/ folders, or in the manifest.'
+            f'{dataset.name} has no test images, and evaluation is of images that training has not seen; add them as '
+            'val/COARSE/ or val/COARSE/FINE/ folders, or in the manifest.'
+        )
+    if config.eval.models and not dataset.test.has_fine:
+        raise ConfigError(
+            f'{dataset.name} has no test images with fine labels, which the episodes of two networks together need; '
+            'add them as val/COARSE/FINE/ folders, or in the manifest.'
         )
     check(dataset, config)
     return dataset

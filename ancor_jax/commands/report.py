@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ancor_jax import data, models, report
-from ancor_jax.config import Config, ConfigError, Eval
-from ancor_jax.data import Dataset
+from ancor_jax.config import Config, Eval
+from ancor_jax.data import Dataset, Split
+from ancor_jax.data.dataset import limit_train
 from ancor_jax.evaluation import feature_extraction, trained_model
 from ancor_jax.evaluation.trained_model import TrainedModel
 from ancor_jax.runtime import metrics, workdir
 from ancor_jax.views import image_ops
+
+_MOST_TRAINING_IMAGES = 4000  # in place of test images
 
 
 def report_run(config: Config, directory: pathlib.Path) -> pathlib.Path:
@@ -26,31 +29,46 @@ def report_run(config: Config, directory: pathlib.Path) -> pathlib.Path:
         directory: work directory of the run.
 
     Raises:
-        ConfigError, data.DataError, checkpoint.CheckpointError: no run, or no test images with fine labels.
+        ConfigError, data.DataError, checkpoint.CheckpointError: no run, no data, or images of unfit sizes.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
     dataset = data.load(config.data)
-    if not dataset.test.has_fine:
-        raise ConfigError(f'{dataset.name} has no test images with fine labels, which the report is about.')
-    feature_extraction.check_sizes(dataset.test, config.eval)
+    feature_extraction.check_sizes(images_shown(dataset), config.eval)
     path = directory / 'report.html'
     report.write(gather(network, dataset, config), path, progress=lambda text: print(text, flush=True))
     print(f'Written to {path}', flush=True)
     return path
 
 
+def images_shown(dataset: Dataset) -> Split:
+    """The test images, or some of the training images where there are none."""
+    if len(dataset.test):
+        return dataset.test
+    return limit_train(dataset, min(_MOST_TRAINING_IMAGES, len(dataset.train)), seed=0).train
+
+
 def gather(network: TrainedModel, dataset: Dataset, config: Config) -> report.ReportData:
     """Everything that the page shows, see `report.ReportData`."""
     shown = config.train.progress
-    test, params = dataset.test, network.variables['params']
+    test, params = images_shown(dataset), network.variables['params']
+    split = 'test' if len(dataset.test) else 'training'
     seen = feature_extraction.extract(
-        network.extractor(config.eval), network.variables, test, config.eval, name='test images', shown=shown
+        network.extractor(config.eval), network.variables, test, config.eval, name=f'{split} images', shown=shown
     )
     weights = None
     if seen.embeddings is not None and 'classifier' in params:
         weights = np.asarray(models.class_weights(params))
         if weights.shape[1] != seen.embeddings.shape[1]:
             weights = None
+    names = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
+    logits = seen.class_logits
+    order = class_order(network.class_names, names[network.trained_on])
+    if order is None:
+        weights = logits = None
+    elif len(order):
+        names[network.trained_on] = tuple(network.class_names[index] for index in order)
+        weights = None if weights is None else weights[order]
+        logits = None if logits is None else logits[:, order]
     images = test.images
     return report.ReportData(
         title=f'{network.title} on {dataset.name}',
@@ -59,16 +77,34 @@ def gather(network: TrainedModel, dataset: Dataset, config: Config) -> report.Re
         scalars=metrics.read_scalars(network.directory / workdir.METRICS),
         images=lambda index: np.asarray(images[index]),
         coarse=test.coarse,
-        fine=test.fine,
-        coarse_names=dataset.coarse_names,
-        fine_names=dataset.fine_names,
+        fine=test.fine if test.has_fine else None,
+        coarse_names=names['coarse'],
+        fine_names=names['fine'],
         features=seen.features,
         embeddings=seen.embeddings,
         class_weights=weights,
-        class_logits=seen.class_logits,
-        heat=heat(network, dataset, config.eval),
+        class_logits=logits,
+        heat=heat(network, test, config.eval),
         trained_on=network.trained_on,
+        split=split,
     )
+
+
+def class_order(of_network: Sequence[str], of_data: Sequence[str]) -> np.ndarray | None:
+    """How to order the classes of a network so that those of the data come first, in their order.
+
+    Returns:
+        int [C], or [0] where they are in order; None where the data have classes that the network has not, unless they
+        come after all of its own.
+    """
+    if tuple(of_data[: len(of_network)]) == tuple(of_network):
+        return np.zeros(0, np.int64)
+    place = {name: index for index, name in enumerate(of_network)}
+    if not set(of_data) <= set(place):
+        return None
+    first = [place[name] for name in of_data]
+    rest = [index for index, name in enumerate(of_network) if name not in set(of_data)]
+    return np.asarray(first + rest)
 
 
 def settings_table(network: TrainedModel, dataset: Dataset) -> tuple[tuple[str, str], ...]:
@@ -97,9 +133,7 @@ def _results(directory: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def heat(
-    network: TrainedModel, dataset: Dataset, settings: Eval
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def heat(network: TrainedModel, test: Split, settings: Eval) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Indices of test images → the images as the network sees them, uint8 [n, H, W, 3], and where it looks.
 
     The heat float32 [n, h, w] is the norm of the embedding of each cell of the last feature map, as in the paper's
@@ -113,7 +147,7 @@ def heat(
         return jnp.linalg.norm(models.cell_embeddings(variables['params'], feature_map), axis=-1)
 
     def of(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels = feature_extraction.views(dataset.test, np.asarray(indices), settings)
+        pixels = feature_extraction.views(test, np.asarray(indices), settings)
         return pixels, np.asarray(norms(network.variables, pixels))
 
     return of

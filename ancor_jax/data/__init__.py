@@ -11,7 +11,7 @@ import numpy as np
 
 from ancor_jax.config import Data
 from ancor_jax.data import cache
-from ancor_jax.data.dataset import Dataset, Split, in_memory, limit_train, unreadable
+from ancor_jax.data.dataset import Dataset, Split, in_memory, limit_train, only_coarse_classes, unreadable
 from ancor_jax.data.images import DataError
 from ancor_jax.data.sources import SOURCES, TFDS, Source, breeds, source
 
@@ -70,6 +70,8 @@ def open_dataset(settings: Data) -> Dataset:
     if not settings.name:
         raise DataError(f'data.name is empty; give one of {sorted(SOURCES)} or a TFDS name such as cifar100.')
     dataset = source(settings.name).load(settings)
+    if settings.coarse_classes:
+        dataset = only_coarse_classes(dataset, settings.coarse_classes)
     return limit_train(dataset, settings.train_images, _SUBSET_SEED)
 
 

@@ -15,8 +15,9 @@ UNKNOWN = -1  # the fine label of an image that has none
 class Split:
     """Images with their labels.
 
-    `images` is one array uint8 [N, H, W, 3] or a source that is read image by image (`images.ImageSource`); `coarse`
-    and `fine` are int32 [N], `fine` UNKNOWN where only the coarse label is known.
+    `images` is one array uint8 [N, H, W, 3], or stored features float16 [N, 1, 1, V, d] in its place, or a source that
+    is read image by image (`images.ImageSource`). `coarse` and `fine` are int32 [N], `fine` UNKNOWN where only the
+    coarse label is known.
     """
 
     images: np.ndarray | ImageSource = field(repr=False)
@@ -170,6 +171,8 @@ class Dataset:
 
     def _numbers(self) -> str:
         size = 'of any size' if self.image_size is None else 'of {}x{} pixels'.format(*self.image_size)
+        if self.image_size == (1, 1):
+            size = 'as stored features'
         shown = ', '.join(self.coarse_names[:10]) + (', ...' if len(self.coarse_names) > 10 else '')
         text = (
             f'{self.name}: {len(self.train):,} training and {len(self.test):,} test images {size}; '
@@ -205,7 +208,7 @@ def validate(dataset: Dataset) -> None:
         isinstance(train, np.ndarray)
         and isinstance(test, np.ndarray)
         and len(test)
-        and train.shape[1:] != test.shape[1:]
+        and train.shape[1:3] != test.shape[1:3]
     ):
         raise DataError(
             f'{name}: training images are {_shape(train)} and test images {_shape(test)}; '
@@ -235,7 +238,11 @@ def _shape(images: np.ndarray) -> str:
 
 def _validate_split(where: str, split: Split, num_coarse: int, num_fine: int) -> None:
     images = split.images
-    if isinstance(images, np.ndarray) and (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8):
+    features = isinstance(images, np.ndarray) and images.ndim == 5 and images.dtype == np.float16
+    is_uint8 = (
+        isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[-1] == 3 and images.dtype == np.uint8
+    )
+    if isinstance(images, np.ndarray) and not (is_uint8 or features):
         raise DataError(f'{where}: images are {images.dtype} {images.shape}; give uint8 [N, H, W, 3]')
     if not len(images):
         raise DataError(f'{where} is empty; name a split that has images')
@@ -316,3 +323,43 @@ def limit_train(dataset: Dataset, count: int, seed: int) -> Dataset:
     turn = np.arange(len(labels)) - start  # the how-manieth of its class
     chosen = by_class[np.argsort(turn, kind='stable')[:count]]
     return replace(dataset, train=dataset.train.take(np.sort(chosen)))
+
+
+def only_coarse_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The part of a data set in some coarse classes; coarse and fine labels are renumbered in their order.
+
+    Args:
+        dataset: any.
+        names: of coarse classes.
+
+    Raises:
+        DataError: a name that is no coarse class, or one that is given twice.
+    """
+    for name in names:
+        if name not in dataset.coarse_names:
+            raise DataError(
+                f'data.coarse_classes names {name!r}, and {dataset.name} has {", ".join(dataset.coarse_names)}; '
+                'choose among those.'
+            )
+    if len(set(names)) < len(names):
+        raise DataError('data.coarse_classes names a class twice; name each once.')
+    coarse = np.sort([dataset.coarse_names.index(name) for name in names])
+    fine = np.flatnonzero(np.isin(dataset.coarse_of_fine, coarse))
+    new_coarse = np.full(len(dataset.coarse_names), UNKNOWN, np.int32)
+    new_coarse[coarse] = np.arange(len(coarse))
+    new_fine = np.full(len(dataset.fine_names) + 1, UNKNOWN, np.int32)  # the last entry is that of UNKNOWN
+    new_fine[fine] = np.arange(len(fine))
+
+    def part(split: Split) -> Split:
+        chosen = split.take(np.flatnonzero(np.isin(split.coarse, coarse)))
+        return Split(chosen.images, new_coarse[chosen.coarse], new_fine[chosen.fine])
+
+    return replace(
+        dataset,
+        name=f'{dataset.name}, {len(names)} coarse classes',
+        train=part(dataset.train),
+        test=part(dataset.test),
+        coarse_names=tuple(dataset.coarse_names[c] for c in coarse),
+        fine_names=tuple(dataset.fine_names[f] for f in fine),
+        coarse_of_fine=new_coarse[dataset.coarse_of_fine[fine]],
+    )

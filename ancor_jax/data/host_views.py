@@ -68,7 +68,7 @@ def scaled_box(box: Box, shape: tuple[int, ...], full: tuple[int, ...]) -> Box:
 def crop_box(
     draws: Sequence[float], height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Top, left, height and width of a random resized crop: `augment.box_from_draws` for one image, without arrays."""
+    """Top, left, height and width of a random resized crop: `random_views.box_from_draws` for one image, on floats."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(random_views.CROP_ATTEMPTS):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[attempt])
@@ -81,7 +81,7 @@ def crop_box(
 
 
 def crop_resize(image: np.ndarray, box: Box, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """A box of an image resized to [size, size, 3] uint8, as `augment.crop_resize`, by OpenCV; into `out` if given.
+    """A box of an image resized to [size, size, 3] uint8, as `image_ops.crop_resize`, by OpenCV; into `out` if given.
 
     Linear interpolation, after averaging squares of four pixels as long as the box has twice the size: without
     antialiasing in between, as in most training pipelines of TensorFlow and JAX. On 400 random boxes of 200
@@ -106,13 +106,13 @@ def evaluation_views(
     padding: int = 0,
     threads: int = 0,
 ) -> np.ndarray:
-    """Test views made on the host: `augment.test_view` or `apply_variant`, before normalisation.
+    """Test views made on the host: `evaluation_views.test_view` or `apply_variant`, before normalisation.
 
     Args:
         images: the split's.
         indices: int [n]; equal ones side by side are decoded once.
-        variants: int [n, 3] offsets and flips of the crop in the resized image, see `augment.support_variants`; None
-            for the centre.
+        variants: int [n, 3] offsets and flips of the crop in the resized image, see
+            `evaluation_views.support_variants`; None for the centre.
         resize: shorter side in pixels; 0 leaves it.
         crop: side in pixels; 0: all of the image, which must be of one size then.
         padding: black pixels added around the resized image before a variant is cropped.

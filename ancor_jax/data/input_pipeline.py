@@ -2,7 +2,7 @@
 
 A batch is a pure function of the seed and the step: a run resumes from any step by starting there, so the position in
 the data is the step number of the checkpoint. Each image is decoded once for its two views. Flip, colours, blur and
-normalisation are left to the device (`augment.finish_two_views`), which does them inside the training step.
+normalisation are left to the device (`random_views.finish_two_views`), which does them inside the training step.
 """
 
 import functools
@@ -58,7 +58,7 @@ def batches(
         split: the training images.
         labels: int32 [M], what to train on: `split.coarse` or `split.fine`.
         size: side of a view, in pixels.
-        crop_scale, crop_ratio: of the random resized crop, see `augment.crop_box`.
+        crop_scale, crop_ratio: of the random resized crop, see `random_views.crop_box`.
         batch_size: N, over all processes.
         seed: of order and boxes.
         first_step, last_step: numbers of steps since the start of the training.

@@ -206,7 +206,7 @@ def solve_joined(
         tables = [(jnp.asarray(net.supports.features), jnp.asarray(net.queries.features)) for net in (one, two)]
         return lambda support, query, labels, ways: fewshot.ensemble(
             *(
-                fewshot.lr_probabilities(Rows(supports, support), labels, Rows(queries, query), ways=ways)
+                fewshot.probabilities('lr', Rows(supports, support), labels, Rows(queries, query), ways=ways)
                 for supports, queries in tables
             )
         ).argmax(axis=-1)

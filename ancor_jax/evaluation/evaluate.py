@@ -10,22 +10,24 @@ from ancor_jax.config import Config, ConfigError
 from ancor_jax.data import class_names
 from ancor_jax.data.dataset import UNKNOWN, Dataset
 from ancor_jax.evaluation import episodes
-from ancor_jax.evaluation.feature_extraction import Extractor, Features, extract
+from ancor_jax.evaluation.feature_extraction import Extractor, Features, check_sizes, extract
 from ancor_jax.evaluation.results import Evaluation, Score
-
-_NEED_TRAINING_IMAGES = ('linear', 'knn')
-_RECALL_AT = (1, 2, 5, 10, 50, 100)
 
 
 def check(dataset: Dataset, config: Config) -> None:
     """Refuses what cannot be evaluated, before any work.
 
+    Without fine labels of the test images there are no episodes, and only probes of the coarse classes.
+
     Raises:
         ConfigError: see `episodes.check_episodes`; or a probe that these data or this method have no labels for.
     """
+    if not dataset.test.has_fine:
+        check_sizes(dataset.test, config.eval)
+        return
     episodes.check_episodes(dataset, config.eval)
     for probe in config.eval.probes:
-        if probe in _NEED_TRAINING_IMAGES:
+        if probes.PROBES[probe].learns:
             unseen = np.setdiff1d(dataset.test.fine, dataset.train.fine)
             if not dataset.train.has_fine or len(unseen):
                 why = f'without {dataset.fine_names[unseen[0]]!r}' if len(unseen) else 'without fine labels'
@@ -45,7 +47,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     shown: bool = False,
 ) -> Evaluation:
-    """Few-shot results and probes of one network.
+    """Few-shot results and probes of one network; without fine labels of the test images, probes of coarse classes.
 
     Args:
         extractor: see `feature_extraction.make_extractor`.
@@ -57,16 +59,19 @@ def evaluate(
         shown: whether to show progress.
     """
     settings = config.eval
+    coarse = coarse_of_classes(dataset, trained_on, names)
+    if not dataset.test.has_fine:
+        test = extract(extractor, variables, dataset.test, settings, name='test features', shown=shown)
+        without_fine = [name for name, probe in probes.PROBES.items() if not probe.needs_fine]
+        return Evaluation([], [score for name in without_fine for score in _scores(name, dataset, None, test, coarse)])
     drawn = episodes.draw(dataset.test, settings)
     described = episodes.extract_features(extractor, variables, dataset.test, settings, drawn, shown=shown)
     results = episodes.solve(drawn, described, settings, shown=shown)
     training = None
-    if set(settings.probes) & set(_NEED_TRAINING_IMAGES):
+    if any(probes.PROBES[probe].learns for probe in settings.probes):
         training = extract(extractor, variables, dataset.train, settings, name='training features', shown=shown)
     scores = [
-        score
-        for probe in settings.probes
-        for score in _scores(probe, dataset, training, described.queries, coarse_of_classes(dataset, trained_on, names))
+        score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, coarse)
     ]
     return Evaluation(results, scores)
 
@@ -101,36 +106,35 @@ def left_out(dataset: Dataset, trained_on: str, names: Sequence[str] | None) -> 
 
 
 def _scores(
-    probe: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_class: np.ndarray
+    name: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_class: np.ndarray
 ) -> Iterator[Score]:
-    fine, num_fine = dataset.test.fine, len(dataset.fine_names)
-    if probe in _NEED_TRAINING_IMAGES and training is not None:
-        learn = probes.linear_probe if probe == 'linear' else probes.nearest_neighbours
-        predictions = learn(training.features, dataset.train.fine, test.features, num_classes=num_fine)
-        yield _over_images(probe, 'fine accuracy', np.asarray(predictions) == fine)
-    elif probe == 'retrieval':
-        found = probes.retrieval(test.features, fine, ks=_RECALL_AT)
-        for k, recalled in zip(_RECALL_AT, found.recall, strict=True):
-            if k < len(fine):
-                yield _over_images(probe, f'recall@{k}', recalled)
-        yield _over_images(probe, 'mAP', found.average_precision)
-    elif probe == 'clustering':
-        clusters = probes.clustering(test.features, fine, dataset.test.coarse)
-        for measure, value in clusters._asdict().items():
-            yield Score(probe, measure.replace('_', ' '), 100 * float(value), None)
-    elif probe == 'coarse' and test.class_logits is not None:
-        coarse_of_class = coarse_of_class[: test.class_logits.shape[1]]  # test classes can come after those
-        counted = np.isin(dataset.test.coarse, coarse_of_class)
-        if counted.any():  # else there is no such figure
-            predicted = coarse_of_class[test.class_logits.argmax(axis=1)]
-            yield _over_images(probe, 'coarse accuracy', (predicted == dataset.test.coarse)[counted])
+    inputs = probes.Inputs(
+        features=test.features,
+        fine=dataset.test.fine,
+        coarse=dataset.test.coarse,
+        class_logits=test.class_logits,
+        coarse_of_class=coarse_of_class,
+        num_fine=len(dataset.fine_names),
+        training_features=None if training is None else training.features,
+        training_fine=dataset.train.fine,
+    )
+    for measure in probes.PROBES[name].measure(inputs):
+        if isinstance(measure.values, float):
+            yield Score(name, measure.name, 100 * measure.values, None)
+        else:
+            yield from _over_images(name, measure.name, measure.values)
 
 
-def _over_images(probe: str, measure: str, values: np.ndarray) -> Score:
-    """The mean over images; those for which the measure does not exist are NaN and do not count."""
+def _over_images(probe: str, measure: str, values: np.ndarray) -> Iterator[Score]:
+    """The mean over images; those for which the measure does not exist are NaN and do not count.
+
+    Nothing where it exists for fewer than two images, which have no interval.
+    """
     counted = np.asarray(values, np.float64)
-    mean, interval = fewshot.mean_and_interval(counted[~np.isnan(counted)])
-    return Score(probe, measure, 100 * mean, 100 * interval)
+    counted = counted[~np.isnan(counted)]
+    if len(counted) > 1:
+        mean, interval = fewshot.mean_and_interval(counted)
+        yield Score(probe, measure, 100 * mean, 100 * interval)
 
 
 def evaluate_joined(

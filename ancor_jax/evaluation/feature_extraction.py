@@ -1,10 +1,11 @@
-"""What a trained network says of images: features, embeddings, class logits, in batches, whichever way images come."""
+"""Feature extraction: features, embeddings and class logits of images, in batches, whichever way the images come."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -19,9 +20,9 @@ from ancor_jax.views import evaluation_views, image_ops
 
 
 class Features(NamedTuple):
-    """What the network says of n images."""
+    """What a network gives for n images."""
 
-    features: Any  # float32 [n, d], L2-normalised: of the backbone, or the embedding, as eval.features has it
+    features: Any  # float32 [n, d], L2-normalised: the parts that eval.features names
     embeddings: Any  # float32 [n, D], un-normalised; None if the head has none
     class_logits: Any  # float32 [n, C]; None without a classifier
 
@@ -56,8 +57,7 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
 
     def describe(variables: Any, pixels: jax.Array) -> Features:
         outputs: Any = model.apply(variables, pixels, train=False)
-        chosen = outputs.embedding if settings.features == 'embedding' else outputs.features
-        return Features(fewshot.normalize(chosen), outputs.embedding, outputs.class_logits)
+        return Features(select_features(outputs, settings), outputs.embedding, outputs.class_logits)
 
     @jitted
     def plain(variables: Any, images: jax.Array) -> Features:
@@ -81,6 +81,55 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
     return Extractor(plain, varied, finished, devices)
 
 
+def make_stored_extractor(model: models.Network, settings: Eval, devices: Mesh) -> Extractor:
+    """An extractor for stored backbone features [n, 1, 1, V, d] in the place of images.
+
+    View 0 is the plain test view; the flip of a variant selects view 1, the mirrored one.
+
+    Args:
+        model: a network whose backbone passes the features on.
+        settings: which features.
+        devices: that share the rows; the variables are on each of them.
+    """
+    everywhere = NamedSharding(devices, PartitionSpec())
+    jitted = functools.partial(jax.jit, out_shardings=everywhere)
+
+    def describe(variables: Any, features: jax.Array) -> Features:
+        outputs: Any = model.apply(variables, features.astype(jnp.float32), train=False)
+        return Features(select_features(outputs, settings), outputs.embedding, outputs.class_logits)
+
+    @jitted
+    def plain(variables: Any, stored: jax.Array) -> Features:
+        return describe(variables, stored[:, :, :, 0])
+
+    @jitted
+    def varied(variables: Any, stored: jax.Array, variants: jax.Array) -> Features:
+        flipped = (variants[:, 2] > 0)[:, None, None, None]
+        return describe(variables, jnp.where(flipped, stored[:, :, :, 1], stored[:, :, :, 0]))
+
+    return Extractor(plain, varied, plain, devices)
+
+
+def select_features(outputs: models.Outputs, settings: Eval) -> jax.Array:
+    """The parts of a network's outputs that `eval.features` names, joined: float32 [n, d], L2-normalised.
+
+    Each part is L2-normalised, multiplied by its weight and set beside the others.
+    """
+    probabilities = None if outputs.class_logits is None else jax.nn.softmax(outputs.class_logits, axis=-1)
+    parts = {
+        'backbone': outputs.features,
+        'hidden': outputs.hidden,
+        'embedding': outputs.embedding,
+        'probabilities': probabilities,
+    }
+    names = settings.features.split('+')
+    chosen = [fewshot.normalize(parts[name]) for name in names]
+    if len(chosen) == 1:
+        return chosen[0]
+    weights = settings.feature_weights or (1.0,) * len(chosen)
+    return fewshot.normalize(jnp.concatenate([w * part for w, part in zip(weights, chosen, strict=True)], axis=-1))
+
+
 def extract(
     extractor: Extractor,
     variables: Any,
@@ -100,7 +149,7 @@ def extract(
         split: with the images.
         settings: how they are resized and cropped.
         indices: int [n], which images; None for all.
-        variants: int32 [n, 3], see `augment.support_variants`; None for the plain test views.
+        variants: int32 [n, 3], see `evaluation_views.support_variants`; None for the plain test views.
         name: of the progress bar.
         shown: whether to show it.
 

@@ -9,24 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ancor_jax.config import Config
+from ancor_jax.fewshot import CLASSIFIERS
+from ancor_jax.probes import PROBES
 from ancor_jax.runtime import atomic
 
-# In tables.
-CLASSIFIER_TITLES = {
-    'lr': 'logistic regression',
-    'nn': 'nearest (euclidean)',
-    'cosine': 'nearest (cosine)',
-    'knn': '30-NN',
-}
-
-
-PROBE_TITLES = {
-    'linear': 'linear probe',
-    'knn': '20-NN on the training images',
-    'retrieval': 'retrieval',
-    'clustering': 'clustering inside coarse classes',
-    'coarse': 'class logits',
-}
+NO_EPISODES = (
+    'There are no few-shot episodes: they need test images with fine labels, and these have none; add them as '
+    'val/COARSE/FINE/ folders, or in the manifest.'
+)
 
 
 class Result(NamedTuple):
@@ -60,7 +50,7 @@ class Evaluation(NamedTuple):
 def table(results: Sequence[Result]) -> str:
     """A Markdown table: a row a protocol, a column a classifier, mean ± 95 % interval in per cent."""
     classifiers = list(dict.fromkeys(result.classifier for result in results))
-    rows = [['accuracy, %', *(CLASSIFIER_TITLES[c] for c in classifiers)]]
+    rows = [['accuracy, %', *(CLASSIFIERS[c].title for c in classifiers)]]
     for heading in dict.fromkeys(title(result) for result in results):
         cells = {r.classifier: f'{r.accuracy:.2f} ± {r.interval:.2f}' for r in results if title(r) == heading}
         rows.append([heading, *(cells.get(c, '') for c in classifiers)])
@@ -72,7 +62,7 @@ def probe_table(scores: Sequence[Score]) -> str:
     rows = [['probe', 'measure', '%']]
     for score in scores:
         interval = '' if score.interval is None else f' ± {score.interval:.2f}'
-        rows.append([PROBE_TITLES[score.probe], score.measure, f'{score.value:.2f}{interval}'])
+        rows.append([PROBES[score.probe].title, score.measure, f'{score.value:.2f}{interval}'])
     return _markdown(rows)
 
 
@@ -120,8 +110,11 @@ def report(
 ) -> None:
     """Writes everything to `path` and prints the tables under a heading."""
     atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
-    episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
-    print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
+    if evaluation.results:
+        episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
+        print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
+    else:
+        print(f'\n{heading}\n\n{NO_EPISODES}\n')
     if evaluation.scores:
         print(f'{probe_table(evaluation.scores)}\n')
     print(f'Written to {path}', flush=True)

@@ -7,25 +7,51 @@ Shapes: E episodes, S supports and Q queries an episode, d features. Labels insi
 in `Episode.classes`: 0 ... ways - 1. What is computed is what the evaluation in guybuk/ANCOR computes.
 """
 
-from ancor_jax.fewshot.classifiers import METHODS, Rows, classify, lr_probabilities, normalize
+from ancor_jax.fewshot.calibration import (
+    Temperature,
+    calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    held_out_scores,
+    temperature,
+)
+from ancor_jax.fewshot.classifiers import (
+    CLASSIFIERS,
+    Classifier,
+    Rows,
+    class_scores,
+    classify,
+    normalize,
+    probabilities,
+)
 from ancor_jax.fewshot.ensembling import cascade, ensemble
 from ancor_jax.fewshot.logistic import LogisticFit, logistic_regression
+from ancor_jax.fewshot.priors import coarse_prior
 from ancor_jax.fewshot.sampling import PROTOCOLS, Episode, episodes
 from ancor_jax.fewshot.statistics import accuracy, mean_and_interval
 
 __all__ = [
-    'METHODS',
+    'CLASSIFIERS',
     'PROTOCOLS',
+    'Classifier',
     'Episode',
     'LogisticFit',
     'Rows',
+    'Temperature',
     'accuracy',
+    'calibrated',
     'cascade',
+    'class_scores',
     'classify',
+    'coarse_prior',
     'ensemble',
     'episodes',
+    'expected_calibration_error',
+    'fit_temperature',
+    'held_out_scores',
     'logistic_regression',
-    'lr_probabilities',
     'mean_and_interval',
     'normalize',
+    'probabilities',
+    'temperature',
 ]

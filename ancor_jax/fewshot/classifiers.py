@@ -1,4 +1,4 @@
-"""The classifiers of an episode: logistic regression and three by nearest supports, many episodes at once."""
+"""The classifiers of an episode, their table, and their application to many episodes at once."""
 
 import functools
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.logistic import logistic_regression, matmul
 
-METHODS = ('lr', 'nn', 'cosine', 'knn')
 NEIGHBOURS = 30  # of `knn`, as published
+PROTOTYPE_TEMPERATURE = 0.1  # of the softmax over cosines
 
 # Numbers in the largest array of one chunk of episodes: bounds the memory; on a CPU, 1 MiB fits the cache and
 # is twice as fast as 16 MiB.
@@ -28,7 +28,12 @@ class Rows(NamedTuple):
 
 
 def normalize(features: ArrayLike) -> jax.Array:
-    """L2-normalises the last axis; a zero vector stays zero."""
+    """L2-normalises the last axis; a zero vector stays zero.
+
+    >>> print(normalize([[3.0, 4.0], [0.0, 0.0]]))
+    [[0.6 0.8]
+     [0.  0. ]]
+    """
     x = jnp.asarray(features)
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
@@ -40,10 +45,11 @@ def classify(
     """Predicts the class of every query from the supports of its episode.
 
     Args:
-        method: 'lr' (`logistic_regression`), 'nn' (label of the nearest support, euclidean), 'cosine' (label
-            of the support with the highest cosine) or 'knn' (30 nearest supports, or all where there are
-            fewer, each voting with the inverse of its distance; supports that coincide with the query take
-            the whole vote).
+        method: a key of `CLASSIFIERS`: 'lr' (`logistic_regression`), 'lr_balanced' (the same, in which every class
+            counts the same however many supports it has), 'prototype' (softmax of the cosine to the mean of a class's
+            normalised supports), 'nn' (label of the nearest support, euclidean), 'cosine' (label of the support with
+            the highest cosine) or 'knn' (30 nearest supports, or all where there are fewer, each voting with the
+            inverse of its distance; supports that coincide with the query take all votes).
         support: [E, S, d], or [S, d] for one episode; or `Rows` of [E, S].
         support_labels: int [E, S], or [S] for all episodes alike; in 0 ... ways - 1.
         query: [E, Q, d], or [Q, d] for one episode; or `Rows` of [E, Q].
@@ -54,22 +60,55 @@ def classify(
 
     Raises:
         ValueError: unknown method, shapes that do not fit, labels out of range.
+
+    >>> support, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
+    >>> classify('prototype', support, labels, jnp.array([[0.9, 0.1], [0.2, 0.8]]), ways=2).tolist()
+    [0, 1]
     """
-    if method not in METHODS:
-        raise ValueError(f'unknown few-shot method {method!r}: use one of {", ".join(METHODS)}')
+    _check_known(method)
     task = prepare(support, support_labels, query, ways)
     return _as_given(predict(method, task, ways), support)
 
 
-def lr_probabilities(
-    support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+def probabilities(
+    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
 ) -> jax.Array:
-    """Class probabilities by logistic regression, float32 [E, Q, ways], or [Q, ways] for one episode.
+    """Class probabilities, float32 [E, Q, ways], or [Q, ways] for one episode.
 
-    Arguments and errors as in `classify`. A class without a support has probability zero.
+    Arguments and errors as in `classify`; also a ValueError for a method that gives no probabilities. A class without
+    a support has probability zero.
+
+    >>> support, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
+    >>> probabilities('lr', support, labels, jnp.array([[1.0, 1.0]]), ways=2).round(3).tolist()
+    [[0.5, 0.5]]
     """
+    _check_known(method)
+    if not CLASSIFIERS[method].has_probabilities:
+        having = [name for name, row in CLASSIFIERS.items() if row.has_probabilities]
+        raise ValueError(f'the few-shot method {method!r} gives no probabilities: use one of {", ".join(having)}')
     task = prepare(support, support_labels, query, ways)
-    return _as_given(_solve('lr', task, ways, jax.nn.softmax), support)
+    return _as_given(_solve(method, task, ways, jax.nn.softmax), support)
+
+
+def class_scores(
+    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+) -> jax.Array:
+    """The scores whose softmax `probabilities` gives, float32 [E, Q, ways], or [Q, ways] for one episode.
+
+    Arguments and errors as in `classify`. A class without a support has a score of -1e30 or less.
+
+    >>> support, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 1])
+    >>> class_scores('prototype', support, labels, jnp.array([[2.0, 0.0]]), ways=2).tolist()
+    [[10.0, 0.0]]
+    """
+    _check_known(method)
+    task = prepare(support, support_labels, query, ways)
+    return _as_given(scores_of(method, task, ways), support)
+
+
+def _check_known(method: str) -> None:
+    if method not in CLASSIFIERS:
+        raise ValueError(f'unknown few-shot method {method!r}: use one of {", ".join(CLASSIFIERS)}')
 
 
 class Task(NamedTuple):
@@ -86,6 +125,15 @@ class Task(NamedTuple):
 def predict(method: str, task: Task, ways: int) -> jax.Array:
     """The classes of the queries of a `Task`, int32 [E, Q]."""
     return _solve(method, task, ways, _argmax)
+
+
+def scores_of(method: str, task: Task, ways: int) -> jax.Array:
+    """The scores of the queries of a `Task`, float32 [E, Q, ways]."""
+    return _solve(method, task, ways, _unchanged)
+
+
+def _unchanged(scores: jax.Array) -> jax.Array:
+    return scores
 
 
 def _as_given(values: jax.Array, support: ArrayLike | Rows) -> jax.Array:
@@ -141,7 +189,7 @@ def _by_reference(features: ArrayLike | Rows) -> _Reference | None:
         if table.ndim != 2 or index.ndim != 2:
             return None
         if index.size and (index.min() < 0 or index.max() >= len(table)):
-            raise ValueError(f'rows {index.min()} ... {index.max()} are asked for, and the table has {len(table)}')
+            raise ValueError(f'rows run from {index.min()} to {index.max()}, and the table has {len(table)}')
         return _Reference(table.astype(jnp.float32), jnp.asarray(index.astype(np.int32)))
     x = jnp.asarray(features)
     x = x[None] if x.ndim == 2 else x
@@ -159,8 +207,8 @@ def _shape(features: ArrayLike | Rows) -> tuple[int, ...]:
 
 @functools.partial(jax.jit, static_argnames=('method', 'ways', 'finish'))
 def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """`finish` of the scores [Q, ways] of each episode, highest wins, for all of them; bounded memory."""
-    one = {'lr': _lr_logits, 'nn': _nn_scores, 'cosine': _cosine_scores, 'knn': _knn_scores}[method]
+    """`finish` of the scores [Q, ways] of each episode, in chunks of episodes that bound the memory."""
+    one = CLASSIFIERS[method].scores
     (episodes, supports), queries, dim = task.support_rows.shape, task.query_rows.shape[1], task.supports.shape[1]
     chunk = _CHUNK_ELEMENTS // max(supports * supports, supports * queries, queries * ways, queries * dim)
 
@@ -173,9 +221,17 @@ def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax
     return jax.lax.map(solve, each, batch_size=min(max(chunk, 1), _MAX_CHUNK, episodes))
 
 
-def _lr_logits(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
-    fit = logistic_regression(x, y, mask, ways=ways)
+def _lr_logits(
+    x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int, balanced: bool = False
+) -> jax.Array:
+    fit = logistic_regression(x, y, mask, ways=ways, balanced=balanced)
     return matmul(q, fit.weights.T) + fit.intercept[None]
+
+
+def _prototype_logits(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+    member = jnp.where(mask[:, None], jax.nn.one_hot(y, ways, dtype=x.dtype), 0.0)
+    cosine = matmul(normalize(q), normalize(matmul(member.T, normalize(x))).T)
+    return jnp.where((member.sum(axis=0) > 0)[None], cosine / PROTOTYPE_TEMPERATURE, -jnp.inf)
 
 
 def _nn_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
@@ -203,3 +259,30 @@ def _squared_distances(q: jax.Array, x: jax.Array) -> jax.Array:
     scale = jnp.square(q).sum(axis=1)[:, None] + jnp.square(x).sum(axis=1)[None]
     distance = scale - 2 * matmul(q, x.T)
     return jnp.where(distance > 8 * jnp.finfo(q.dtype).eps * scale, distance, jnp.zeros_like(distance))
+
+
+class Classifier(NamedTuple):
+    """A row of the table of classifiers.
+
+    Attributes:
+        title: in tables.
+        scores: (supports [S, d], labels [S], queries [Q, d], mask [S], ways) → [Q, ways], the highest wins.
+        has_probabilities: whether the softmax of the scores are class probabilities.
+        temperature: of that softmax, where the supports are too few to choose one, see `calibration`: the geometric
+            mean, rounded, of what is best for an easy and for a hard problem (experiments/supports.py).
+    """
+
+    title: str
+    scores: Callable[..., jax.Array]
+    has_probabilities: bool
+    temperature: float = 1.0
+
+
+CLASSIFIERS = {
+    'lr': Classifier('logistic regression', _lr_logits, True, 0.5),
+    'lr_balanced': Classifier('balanced logistic regression', functools.partial(_lr_logits, balanced=True), True, 0.5),
+    'prototype': Classifier('prototypes', _prototype_logits, True),
+    'nn': Classifier('nearest (euclidean)', _nn_scores, False),
+    'cosine': Classifier('nearest (cosine)', _cosine_scores, False),
+    'knn': Classifier('30-NN', _knn_scores, False),
+}

@@ -12,6 +12,9 @@ def ensemble(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> jax.Arra
     """Geometric mean of two models' class probabilities, not renormalised; its argmax is the prediction.
 
     (Concatenation, the other published way to join two models, is just features side by side.)
+
+    >>> print(np.asarray(ensemble([[0.25, 0.75]], [[0.36, 0.64]])).round(2))
+    [[0.3  0.69]]
     """
     # The product of the roots, not the root of the product: two small probabilities would underflow.
     return jnp.sqrt(jnp.asarray(probabilities_a)) * jnp.sqrt(jnp.asarray(probabilities_b))
@@ -36,6 +39,11 @@ def cascade(
 
     Returns:
         int32 [E, Q].
+
+    >>> support, labels = np.eye(2)[None], np.array([0, 1])
+    >>> query = np.array([[[0.9, 0.1], [0.9, 0.1]]])
+    >>> cascade('nn', support, labels, query, ways=2, support_coarse=[[5, 7]], query_coarse=[[5, 7]]).tolist()
+    [[0, 1]]
     """
     task = prepare(support, support_labels, query, ways)
     of_support, of_query = np.asarray(support_coarse), np.asarray(query_coarse)

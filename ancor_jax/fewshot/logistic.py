@@ -45,10 +45,11 @@ def logistic_regression(
     mask: jax.Array,
     *,
     ways: int,
+    balanced: bool = False,
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
 ) -> LogisticFit:
-    """Minimises sum_i -log softmax(W x_i + b)[y_i] + |W|^2 / 2 over W and b, for one episode (`vmap` it).
+    """Minimises sum_i w_i (-log softmax(W x_i + b)[y_i]) + |W|^2 / 2 over W and b, for one episode (`vmap` it).
 
     This is scikit-learn's multinomial `LogisticRegression` (C = 1, intercept not penalised), also for two
     classes: both rows of W are penalised, as in the versions of the reference's time (today's binary fit
@@ -64,15 +65,32 @@ def logistic_regression(
         labels: int [S], in 0 ... ways - 1.
         mask: bool [S]; supports that count. Classes without any are left out.
         ways: number of classes.
+        balanced: weight each support by S / (k S_y), S_y supports of its class and k classes, so that every class
+            counts the same (scikit-learn's `class_weight='balanced'`). Otherwise, and where all classes have as many
+            supports, the weights are 1.
         tolerance: stop at this norm of the gradient in the scaled coordinates. The objective is then about
             tolerance^2 / 2 above its minimum, whatever the features' scale.
         max_steps: stop there in any case.
+
+    Features that are all the same leave the class frequencies, which balanced weights make equal:
+
+    >>> x, y = jnp.zeros((3, 2)), jnp.array([0, 0, 1])
+    >>> for balanced in (False, True):
+    ...     fit = logistic_regression(x, y, jnp.ones(3, bool), ways=2, balanced=balanced)
+    ...     print([f'{probability:.2f}' for probability in jax.nn.softmax(fit.intercept)])
+    ['0.67', '0.33']
+    ['0.50', '0.50']
     """
     counted = mask.astype(features.dtype)
     num = jnp.maximum(counted.sum(), 1)
-    target = counted[:, None] * jax.nn.one_hot(labels, ways, dtype=features.dtype)
-    present = target.sum(axis=0) > 0
+    member = counted[:, None] * jax.nn.one_hot(labels, ways, dtype=features.dtype)
+    of_class = member.sum(axis=0)
+    present = of_class > 0
     k = jnp.maximum(present.sum(), 1).astype(features.dtype)
+    weight = counted
+    if balanced:
+        weight = counted * (num / (k * jnp.maximum(of_class, 1)))[labels]
+    target = weight[:, None] * member
     absent = jnp.where(present, 0.0, _ABSENT).astype(features.dtype)
 
     # Centring frees the intercept from the weights; it changes the intercept alone.
@@ -88,7 +106,7 @@ def logistic_regression(
     slack = 8 * jnp.finfo(features.dtype).eps * num
 
     def gradient(u: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        error = counted[:, None] * jax.nn.softmax(logits + absent[None]) - target
+        error = weight[:, None] * jax.nn.softmax(logits + absent[None]) - target
         return matmul(basis.T, error) + penalty[:, None] * u, intercept_scale * error.sum(axis=0)
 
     def advance(state: _Descent) -> _Descent:
@@ -97,6 +115,7 @@ def logistic_regression(
         step = _step_length(
             counted[:, None] * jax.nn.softmax(logits + absent[None]),
             change,
+            weight,
             slope=jnp.vdot(g_u, d_u) + jnp.vdot(g_v, d_v),
             curvature=jnp.vdot(d_u, penalty[:, None] * d_u),
             slack=slack,
@@ -121,7 +140,13 @@ def logistic_regression(
 
 
 def _step_length(
-    probabilities: jax.Array, change: jax.Array, *, slope: jax.Array, curvature: jax.Array, slack: jax.Array
+    probabilities: jax.Array,
+    change: jax.Array,
+    weight: jax.Array,
+    *,
+    slope: jax.Array,
+    curvature: jax.Array,
+    slack: jax.Array,
 ) -> jax.Array:
     """Step along a direction that changes the logits by `change`: Newton's, unless the objective would rise.
 
@@ -131,10 +156,11 @@ def _step_length(
     # Rows of zeros are supports that do not count.
     row = probabilities.sum(axis=1)
     mean = (probabilities * change).sum(axis=1)
-    newton = -slope / (curvature + (probabilities * jnp.square(change)).sum() - jnp.square(mean).sum())
+    square = (weight[:, None] * probabilities * jnp.square(change)).sum()
+    newton = -slope / (curvature + square - (weight * jnp.square(mean)).sum())
     # The rise beyond the tangent, log sum p exp(t (change - mean)), has no cancellation of large terms.
     spread = change - mean[:, None]
     expected = (probabilities * jnp.exp(newton * spread)).sum(axis=1)
-    rise = jnp.log(expected + (1 - row)).sum() + newton * slope + jnp.square(newton) * curvature / 2
-    bounded = -slope / (curvature + jnp.square(change).sum() / 2)
+    rise = (weight * jnp.log(expected + (1 - row))).sum() + newton * slope + jnp.square(newton) * curvature / 2
+    bounded = -slope / (curvature + (weight[:, None] * jnp.square(change)).sum() / 2)
     return jnp.where(rise <= slack, newton, bounded)

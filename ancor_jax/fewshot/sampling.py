@@ -45,6 +45,13 @@ def episodes(
 
     Raises:
         ValueError: unknown protocol, bad counts, too few classes, or a class with too few images.
+
+    >>> fine = np.repeat(np.arange(6), 10)
+    >>> [episode] = episodes(0, fine, protocol='nway', ways=2, shots=1, queries=3, num_episodes=1)
+    >>> episode.support.shape, episode.query.shape
+    ((2, 1), (2, 3))
+    >>> bool((fine[episode.query] == episode.classes[:, None]).all())
+    True
     """
     fine = np.asarray(fine_labels)
     if protocol not in PROTOCOLS:
@@ -84,7 +91,7 @@ def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayLike | No
     shared, count = np.unique(pairs[1], return_counts=True)
     if count.max() > 1:
         raise ValueError(
-            f'fine class {shared[count.argmax()]} lies in {count.max()} coarse classes: '
+            f'fine class {shared[count.argmax()]} is in {count.max()} coarse classes: '
             'give every fine class one coarse class'
         )
     groups = [pairs[1][pairs[0] == c] for c in np.unique(pairs[0])]

@@ -1,26 +1,25 @@
 """Losses of ANCOR as pure functions on arrays. They need nothing but jax.
 
-`contrastive` has the losses, `projection` the angular projection, `queue` the ring buffers of keys, `streaming` the
-one-pass computation of the negatives.
+`contrastive` has the contrasts, `total` the ANCOR loss, `projection` the angular projection, `queue` the ring buffers
+of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
+need to know of meshes.
 """
 
 from ancor_jax.losses import queue
 from ancor_jax.losses.contrastive import (
-    AncorLoss,
     Contrast,
     all_class_contrast,
     all_class_contrastive_loss,
-    ancor_loss,
     class_contrast,
     class_contrastive_logits,
     class_contrastive_loss,
-    combine,
     contrast,
     contrastive_loss,
-    cross_entropy,
     negative_cosine_loss,
 )
+from ancor_jax.losses.moving_average import init_target, moving_average
 from ancor_jax.losses.projection import METRICS, angular_projection, l2_normalize
+from ancor_jax.losses.total import AncorLoss, ancor_loss, combine, cross_entropy
 
 __all__ = [
     'METRICS',
@@ -37,7 +36,9 @@ __all__ = [
     'contrast',
     'contrastive_loss',
     'cross_entropy',
+    'init_target',
     'l2_normalize',
+    'moving_average',
     'negative_cosine_loss',
     'queue',
 ]

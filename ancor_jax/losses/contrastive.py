@@ -1,294 +1,367 @@
-"""Losses of ANCOR as pure functions on arrays: safe under `jit`, `vmap` and `grad`; importing them needs only jax.
+"""The contrasts of ANCOR as pure functions on arrays: safe under `jit`, `vmap` and `grad`.
 
-Shapes: N samples, D embedding width, C coarse classes, K queued keys of a class. Embeddings may come un-normalised.
-Gradients reach the query (and class logits) alone: keys, queue and class weights are constants, as in the paper. They
-are of reverse mode (`grad`, also twice), not `jvp`.
+Shapes: N samples, D embedding dimensions, C coarse classes, K queued keys per class. Embeddings need no normalisation.
+Gradients reach the query and a traced temperature: keys, queue and class weights are constants, as in the paper. The
+contrasts support reverse mode (`grad`, also twice), not `jvp`.
 
-Several devices: under `jax.shard_map` or `jax.pmap`, with `axis_name` the mesh axis, every device passes its own N
-samples and its own K slots of each class's queue, and gets its samples' losses against the slots of all devices.
+`class_contrast`, `all_class_contrast` and `contrast` return losses and accuracies; `class_contrastive_loss`,
+`all_class_contrastive_loss` and `contrastive_loss` are their losses alone.
+
+Several devices, in three ways:
+
+- Manual: under `jax.shard_map` or `jax.pmap`, with `axis_name` the mesh axis, each device passes its own N samples and
+  its own K slots of each class's queue. It gets its samples' losses against the slots of all devices. Queries and sums
+  travel, keys never do. Other mesh axes may stay automatic.
+- Automatic: `jax.jit` of sharded arrays. The compiler partitions the computation. It gathers a split queue whose keys
+  per class are more than one piece (see `class_contrast`) on every device: 570 MB per step at 17 × 65,536 × 128.
+- Explicit: the same on a mesh with explicit axes. Inside a contrast the compiler partitions them, too.
+
+A mesh that is manual on one axis may be automatic on others. If it is explicit on others, JAX (0.10 to 0.12) computes
+the losses but not their gradient.
 
 Sources: Bukchin et al., "Fine-grained Angular Contrastive Learning with Coarse Labels", CVPR 2021 (arXiv 2012.03515),
-and its code `guybuk/ANCOR`, whose loss names are given in the docstrings.
+and its code `guybuk/ANCOR`; the docstrings give its names of the losses.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from ancor_jax.losses import streaming
+from ancor_jax.losses import checks, devices, streaming
 from ancor_jax.losses.projection import METRICS, l2_normalize, project
+from ancor_jax.losses.queue import Queue
+from ancor_jax.losses.shapes import ClassWeights, Embeddings, Keys, Labels, Logits, PerSample, SingleKeys
 
 
 class Contrast(NamedTuple):
-    """What a contrast gives for each sample, both [N]."""
+    """The result of a contrast for each sample, both [N]."""
 
     loss: jax.Array
     correct: jax.Array  # bool: the positive is at least as similar as every negative (top-1 contrast accuracy)
 
 
-class AncorLoss(NamedTuple):
-    """The terms of the ANCOR loss, each [N]; `total` is minimised. A term that a method does not have is None."""
-
-    total: jax.Array
-    classification: jax.Array | None
-    contrast: Contrast | None
-
-
-def class_contrastive_loss(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
+def class_contrast(
+    query: Embeddings,
+    key: Embeddings,
+    queue: Keys | Queue,
+    labels: Labels,
+    class_weights: ClassWeights,
+    *,
+    temperature: float | jax.Array = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
-) -> jax.Array:
+) -> Contrast:
     """Contrast within the coarse class: −log softmax of [∠q·∠k₊, ∠q·∠queue[y]] / T at the positive.
 
-    Paper equation 4; `cst_by_class` of the reference. See `class_contrast` for how it is computed.
+    Paper equation 4; `cst_by_class` of the reference. It is computed in one pass over the queue, see
+    `ancor_jax.losses.streaming`. On a CPU one block of R = 16 samples after the other reads pieces of P = 4,096 keys:
+    time (N + R C) K D, memory beyond the inputs (N + P) D. On a GPU (R = 32, P = 2,048) and a TPU (64, 4,096) all
+    (N + R C) / R blocks run side by side, each with its own piece.
 
     Args:
         query: [N, D] embeddings of the online network.
         key: [N, D] embeddings of the other views by the EMA target network: the positives.
-        queue: [C, K, D] un-normalised earlier keys of each coarse class: the negatives.
-        labels: int [N] coarse labels in [0, C). What a sample with another label gets means nothing (mask it).
-        class_weights: [C, D] rows of the coarse classifier (read by the angular metric alone).
-        temperature: T.
+        queue: [C, K, D] un-normalised earlier keys of each coarse class, the negatives; or the `Queue` that holds them.
+        labels: int [N] coarse labels in [0, C). The result of a sample with another label is undefined (mask it).
+        class_weights: [C, D] rows of the coarse classifier. Only the angular metric reads them.
+        temperature: T, positive.
         metric: 'angular' (the projection) or 'norm' (plain cosine).
-        axis_name: mesh axis over which samples and queue are split; None where one device has them all.
-
-    Returns:
-        [N] losses.
-
-    Raises:
-        ValueError: shapes that do not fit together, or an unknown metric.
-    """
-    return class_contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name).loss
-
-
-def class_contrast(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
-    metric: str = 'angular',
-    axis_name: str | None = None,
-    layout: streaming.Layout | None = None,
-) -> Contrast:
-    """`class_contrastive_loss` with the contrast accuracy beside it.
-
-    Streams over the queue as `ancor_jax.negatives` says. On a CPU one block of R = 16 samples after the other reads
-    pieces of P = 4,096 keys: time (N + R C) K D, memory beyond the inputs (N + P) D. On a GPU (R = 32, P = 2,048) and
-    a TPU (64, 4,096) all (N + R C) / R blocks go side by side, each with its own piece.
-
-    Args:
-        layout: another layout of the work than the platform's own, to measure it; the result is the same.
-        others: as `class_contrastive_loss`.
+        axis_name: mesh axis over which samples and queue are split; None if one device has them all.
 
     Returns:
         Contrast of [N] losses and [N] bools.
 
     Raises:
-        ValueError: as `class_contrastive_loss`.
+        ValueError: shapes that do not fit together, an unknown metric, or a temperature that is not positive.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax import losses
+        >>> query, key = jax.random.normal(jax.random.key(0), (2, 4, 8))
+        >>> queue = losses.queue.init(jax.random.key(1), num_classes=3, size=16, dim=8)
+        >>> weights = jax.random.normal(jax.random.key(2), (3, 8))
+        >>> result = losses.class_contrast(query, key, queue, jax.numpy.asarray([0, 2, 2, 1]), weights)
+        >>> result.loss.shape, result.correct.dtype
+        ((4,), dtype('bool'))
     """
-    which = streaming.Negatives(metric, own_class=True, axis_name=axis_name, layout=layout)
-    return _contrast(query, key, queue, labels, class_weights, temperature, which)
+    which = streaming.Negatives(metric, own_class=True, axis_name=axis_name)
+    return streamed_contrast(which, query, key, queue, labels, class_weights, temperature)
 
 
-def all_class_contrastive_loss(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
+def class_contrastive_loss(
+    query: Embeddings,
+    key: Embeddings,
+    queue: Keys | Queue,
+    labels: Labels,
+    class_weights: ClassWeights,
+    *,
+    temperature: float | jax.Array = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
-) -> jax.Array:
-    """Contrast against the queues of all classes, each class's keys projected around its own weight row.
+) -> PerSample:
+    """The losses [N] of `class_contrast`, which explains the arguments.
 
-    `cst_all_by_class` of the reference. Arguments, result and errors as `class_contrastive_loss`.
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ancor_jax import losses
+        >>> query, other = jnp.eye(4)[:2], jnp.eye(4)[2:]
+        >>> queue, labels, weights = other[:, None], jnp.asarray([0, 1]), -jnp.ones((2, 4))
+        >>> loss = losses.class_contrastive_loss(query, query, queue, labels, weights, metric='norm', temperature=1.0)
+        >>> [round(float(each), 3) for each in loss]  # log(1 + e⁻¹): one negative, at a right angle
+        [0.313, 0.313]
     """
-    return all_class_contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name).loss
+    return class_contrast(
+        query, key, queue, labels, class_weights, temperature=temperature, metric=metric, axis_name=axis_name
+    ).loss
 
 
 def all_class_contrast(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
+    query: Embeddings,
+    key: Embeddings,
+    queue: Keys | Queue,
+    labels: Labels,
+    class_weights: ClassWeights,
+    *,
+    temperature: float | jax.Array = 0.2,
     metric: str = 'angular',
     axis_name: str | None = None,
-    layout: streaming.Layout | None = None,
 ) -> Contrast:
-    """`all_class_contrastive_loss` with the contrast accuracy beside it.
+    """Contrast against the queues of all classes, each class's keys projected around its own weight row.
 
-    Streams over the queues of all classes as `class_contrast` over one; memory beyond the inputs P (N + D). Arguments,
-    result and errors as there.
+    `cst_all_by_class` of the reference. Memory beyond the inputs is P (N + D). Arguments, result and errors are those
+    of `class_contrast`.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax import losses
+        >>> query, key = jax.random.normal(jax.random.key(0), (2, 4, 8))
+        >>> queue = jax.random.normal(jax.random.key(1), (3, 16, 8))
+        >>> weights = jax.random.normal(jax.random.key(2), (3, 8))
+        >>> losses.all_class_contrast(query, key, queue, jax.numpy.asarray([0, 2, 2, 1]), weights).loss.shape
+        (4,)
     """
-    which = streaming.Negatives(metric, own_class=False, axis_name=axis_name, layout=layout)
-    return _contrast(query, key, queue, labels, class_weights, temperature, which)
+    which = streaming.Negatives(metric, own_class=False, axis_name=axis_name)
+    return streamed_contrast(which, query, key, queue, labels, class_weights, temperature)
 
 
-def contrastive_loss(
-    query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float = 0.2, axis_name: str | None = None
-) -> jax.Array:
+def all_class_contrastive_loss(
+    query: Embeddings,
+    key: Embeddings,
+    queue: Keys | Queue,
+    labels: Labels,
+    class_weights: ClassWeights,
+    *,
+    temperature: float | jax.Array = 0.2,
+    metric: str = 'angular',
+    axis_name: str | None = None,
+) -> PerSample:
+    """The losses [N] of `all_class_contrast`; the arguments are those of `class_contrast`.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax import losses
+        >>> query, key = jax.random.normal(jax.random.key(0), (2, 4, 8))
+        >>> queue = jax.random.normal(jax.random.key(1), (3, 16, 8))
+        >>> labels, weights = jax.numpy.asarray([0, 2, 2, 1]), jax.random.normal(jax.random.key(2), (3, 8))
+        >>> own = losses.class_contrastive_loss(query, key, queue, labels, weights)
+        >>> bool((losses.all_class_contrastive_loss(query, key, queue, labels, weights) > own).all())  # more negatives
+        True
+    """
+    return all_class_contrast(
+        query, key, queue, labels, class_weights, temperature=temperature, metric=metric, axis_name=axis_name
+    ).loss
+
+
+def contrast(
+    query: Embeddings,
+    key: Embeddings,
+    queue: SingleKeys | Queue,
+    *,
+    temperature: float | jax.Array = 0.2,
+    axis_name: str | None = None,
+) -> Contrast:
     """MoCo's InfoNCE with one class-agnostic queue and plain cosine similarity; `cst_all` of the reference.
 
     Args:
         query: [N, D].
         key: [N, D] positives.
-        queue: [K, D] un-normalised earlier keys.
-        temperature: T.
-        axis_name: as in `class_contrastive_loss`.
+        queue: [K, D] un-normalised earlier keys, or a `Queue` of one class.
+        temperature: T, positive.
+        axis_name: as in `class_contrast`.
 
     Returns:
-        [N] losses.
+        Contrast of [N] losses and [N] bools.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or a temperature that is not positive.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax import losses
+        >>> query, key = jax.random.normal(jax.random.key(0), (2, 4, 8))
+        >>> queue = losses.queue.init(jax.random.key(1), num_classes=1, size=16, dim=8)
+        >>> losses.contrast(query, key, queue, temperature=0.1).loss.shape
+        (4,)
     """
-    return contrast(query, key, queue, temperature, axis_name).loss
-
-
-def contrast(
-    query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float = 0.2, axis_name: str | None = None
-) -> Contrast:
-    """`contrastive_loss` with the contrast accuracy beside it: Contrast of [N] losses and [N] bools."""
-    if queue.ndim != 2:
-        raise ValueError(f'queue must be [K, D], one class-agnostic queue, and is {queue.shape}.')
+    if isinstance(queue, Queue):
+        if queue.keys.shape[0] != 1:
+            raise ValueError(
+                f'queue must be one class-agnostic queue and has {queue.keys.shape[0]} classes; '
+                'make it by queue.init(rng, 1, size, dim), or use class_contrast.'
+            )
+        keys = queue.keys[0]
+    else:
+        keys = checks.array('queue', queue)
+        if keys.ndim != 2:
+            raise ValueError(
+                f'queue must be [K, D], one class-agnostic queue, and is {list(keys.shape)}; '
+                'pass a Queue of one class or its keys[0], or use class_contrast.'
+            )
+    query = checks.array('query', query)
     labels = jnp.zeros(query.shape[:1], jnp.int32)
-    no_weights = jnp.zeros((1, query.shape[-1]), query.dtype)
-    return all_class_contrast(query, key, queue[None], labels, no_weights, temperature, 'norm', axis_name)
+    no_weights = jnp.zeros((1, *query.shape[-1:]), query.dtype)
+    which = streaming.Negatives('norm', own_class=False, axis_name=axis_name)
+    return streamed_contrast(which, query, key, keys[None], labels, no_weights, temperature)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy with integer labels (optax's). logits [N, C], labels int [N] → [N]. Needs optax."""
-    import optax  # here, so that the contrasts stay importable with jax alone
+def contrastive_loss(
+    query: Embeddings,
+    key: Embeddings,
+    queue: SingleKeys | Queue,
+    *,
+    temperature: float | jax.Array = 0.2,
+    axis_name: str | None = None,
+) -> PerSample:
+    """The losses [N] of `contrast`, which explains the arguments.
 
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ancor_jax import losses
+        >>> query, queue = jnp.eye(4)[:2], jnp.eye(4)[2:]
+        >>> [round(float(each), 3) for each in losses.contrastive_loss(query, query, queue, temperature=1.0)]
+        [0.551, 0.551]
+    """
+    return contrast(query, key, queue, temperature=temperature, axis_name=axis_name).loss
 
 
-def negative_cosine_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """−cos(p, stop(z)) for each sample (SimSiam's D; loss `cosine` of the reference: its mean). [N, D] twice → [N]."""
+def negative_cosine_loss(prediction: Embeddings, target: Embeddings) -> PerSample:
+    """−cos(p, stop(z)) for each sample (SimSiam's D; loss `cosine` of the reference: its mean). [N, D] twice → [N].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ancor_jax import losses
+        >>> losses.negative_cosine_loss(jnp.asarray([[3.0, 0.0]]), jnp.asarray([[0.5, 0.0]])).tolist()
+        [-1.0]
+    """
     return -jnp.sum(l2_normalize(prediction) * l2_normalize(jax.lax.stop_gradient(target)), axis=-1)
 
 
-def ancor_loss(
-    class_logits: jax.Array,
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
-    metric: str = 'angular',
-    axis_name: str | None = None,
-) -> AncorLoss:
-    """The ANCOR loss: coarse cross-entropy + contrast within the coarse class, unweighted (paper equation 5).
-
-    Args:
-        class_logits: [N, C] of the coarse classifier; the others as in `class_contrastive_loss`.
-
-    Returns:
-        AncorLoss of [N] terms; train on `total.mean()`.
-    """
-    classification = cross_entropy(class_logits, labels)
-    within = class_contrast(query, key, queue, labels, class_weights, temperature, metric, axis_name)
-    return combine(classification, within)
-
-
-def combine(classification: jax.Array | None, contrast: Contrast | None) -> AncorLoss:
-    """The total of a classification loss [N] and a contrast: their unweighted sum (paper equation 5).
-
-    A method without one of the terms passes None for it; its total is the other term alone.
-
-    Raises:
-        ValueError: both terms are None.
-    """
-    if classification is None and contrast is None:
-        raise ValueError('a total loss needs a classification loss, a contrast, or both; both are None.')
-    terms = [] if classification is None else [classification]
-    if contrast is not None:
-        terms.append(contrast.loss)
-    return AncorLoss(sum(terms[1:], start=terms[0]), classification, contrast)
-
-
 def class_contrastive_logits(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    temperature: float = 0.2,
+    query: Embeddings,
+    key: Embeddings,
+    queue: Keys | Queue,
+    labels: Labels,
+    class_weights: ClassWeights,
+    *,
+    temperature: float | jax.Array = 0.2,
     metric: str = 'angular',
-) -> jax.Array:
-    """The logits of `class_contrastive_loss` by its plain formula: [N, 1 + K], the positive in column 0.
+) -> Logits:
+    """The logits of `class_contrast` by its plain formula: [N, 1 + K], the positive in column 0.
 
-    The reference version that the streaming one is checked against, and for looking at single similarities: it gathers
-    queue[y] as an [N, K, D] array, so it is for small N K.
+    This is the reference version for tests of the streaming one, and shows single similarities. It gathers queue[y] as
+    an [N, K, D] array, so it is for small N K.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax import losses
+        >>> query, key = jax.random.normal(jax.random.key(0), (2, 4, 8))
+        >>> queue = jax.random.normal(jax.random.key(1), (3, 16, 8))
+        >>> weights = jax.random.normal(jax.random.key(2), (3, 8))
+        >>> losses.class_contrastive_logits(query, key, queue, jax.numpy.asarray([0, 2, 2, 1]), weights).shape
+        (4, 17)
     """
-    query, key = _check(query, key, queue, labels, class_weights, metric)
-    queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
-    weight = class_weights[labels]
-    projected = project(query, weight, metric)
-    negative_keys = project(queue[labels].astype(query.dtype), weight[:, None], metric)
-    negative_logits = jnp.einsum('nd,nkd->nk', projected, negative_keys, precision='highest') / temperature
-    positive = _positive_logit(projected, key, weight, temperature, metric)
-    return jnp.concatenate([positive[:, None], negative_logits], axis=1)
+    arrays = _check(query, key, queue, labels, class_weights, metric)
+    query = arrays[0]
+
+    def logits(
+        query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, weights: jax.Array, temperature: Any
+    ) -> jax.Array:
+        weight = weights[labels]
+        projected = project(query, weight, metric)
+        negative_keys = project(queue[labels].astype(query.dtype), weight[:, None], metric)
+        negative_logits = jnp.einsum('nd,nkd->nk', projected, negative_keys, precision='highest') / temperature
+        positive = _positive_logit(projected, key, weight, temperature, metric)
+        return jnp.concatenate([positive[:, None], negative_logits], axis=1)
+
+    return _over_devices(logits, P(devices.spec(query)[0], None), arrays, temperature)
 
 
-def _contrast(
+def streamed_contrast(
+    which: streaming.Negatives,
     query: jax.Array,
     key: jax.Array,
-    queue: jax.Array,
+    queue: jax.Array | Queue,
     labels: jax.Array,
     class_weights: jax.Array,
-    temperature: float,
-    which: streaming.Negatives,
+    temperature: float | jax.Array,
 ) -> Contrast:
-    query, key = _check(query, key, queue, labels, class_weights, which.metric)
-    queue, class_weights = jax.lax.stop_gradient((queue, class_weights))
-    weight = class_weights[labels]
-    projected = project(query, weight, which.metric)
-    log_sum, largest = streaming.log_sum_exp(which, projected / temperature, labels, queue, class_weights)
-    positive = _positive_logit(projected, key, weight, temperature, which.metric)
-    # log(e^p + e^s) − p, in the form that does not cancel.
-    return Contrast(jax.nn.softplus(log_sum - positive), jax.lax.stop_gradient(positive) >= largest)
+    """The contrast against any choice of negatives; the other arguments are those of `class_contrast`."""
+    arrays = _check(query, key, queue, labels, class_weights, which.metric)
+    query = arrays[0]
+    if which.axis_name is not None:
+        _check_split(arrays[2], arrays[0], which.axis_name)
+
+    def losses(
+        query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, weights: jax.Array, temperature: Any
+    ) -> Contrast:
+        query, key, queue, labels, weights = devices.vary_alike(query, key, queue, labels, weights)
+        weight = weights[labels]
+        projected = project(query, weight, which.metric)
+        log_sum, largest = streaming.log_sum_exp(which, projected / temperature, labels, queue, weights)
+        positive = _positive_logit(projected, key, weight, temperature, which.metric)
+        # log(e^p + e^s) − p, in the form that does not cancel.
+        return Contrast(jax.nn.softplus(log_sum - positive), jax.lax.stop_gradient(positive) >= largest)
+
+    per_sample = P(devices.spec(query)[0])
+    return _over_devices(losses, Contrast._make([per_sample, per_sample]), arrays, temperature)
+
+
+def _over_devices(function: Any, specs: Any, arrays: tuple[jax.Array, ...], temperature: Any) -> Any:
+    """`function(*arrays, temperature)`, with the axes of an explicit mesh left to the compiler."""
+    temperature = checks.temperature(temperature)
+    if isinstance(temperature, float):  # a constant of the program
+        return devices.partition_by_compiler(lambda *arrays: function(*arrays, temperature), specs, *arrays)
+    return devices.partition_by_compiler(function, specs, *arrays, temperature.astype(arrays[0].dtype))
 
 
 def _positive_logit(
-    projected: jax.Array, key: jax.Array, weight: jax.Array, temperature: float, metric: str
+    projected: jax.Array, key: jax.Array, weight: jax.Array, temperature: Any, metric: str
 ) -> jax.Array:
     return jnp.sum(projected * project(key, weight, metric), axis=-1) / temperature
 
 
 def _check(
-    query: jax.Array,
-    key: jax.Array,
-    queue: jax.Array,
-    labels: jax.Array,
-    class_weights: jax.Array,
-    metric: str,
-) -> tuple[jax.Array, jax.Array]:
-    """Checks shapes; returns query and (constant) key in the dtype of the computation, at least float32."""
+    query: Any, key: Any, queue: Any, labels: Any, class_weights: Any, metric: str
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The arrays, checked: query and key at least float32, all but the query as constants."""
+    query, key, class_weights = (
+        checks.array(name, value) for name, value in (('query', query), ('key', key), ('class_weights', class_weights))
+    )
+    queue = checks.array('queue', queue.keys if isinstance(queue, Queue) else queue)
     if not jnp.issubdtype(query.dtype, jnp.floating):
         raise ValueError(f'query must hold floating-point numbers, and holds {query.dtype}.')
     if metric not in METRICS:
         raise ValueError(f'metric must be one of {", ".join(METRICS)}, and is {metric!r}.')
     if query.ndim != 2 or key.shape != query.shape:
-        raise ValueError(f'query and key must be [N, D] of one shape, and are {query.shape} and {key.shape}.')
+        raise ValueError(
+            f'query and key must be [N, D] of one shape, and are {list(query.shape)} and {list(key.shape)}.'
+        )
     n, dim = query.shape
-    if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f'labels must be {n} integers, one a query, and are {labels.dtype}{list(labels.shape)}.')
+    labels = checks.integers('labels', labels, n, 'query')
     if queue.ndim != 3 or queue.shape[2] != dim or 0 in queue.shape:
-        raise ValueError(f'queue must be [C, K, {dim}], one queue of keys a class, and is {list(queue.shape)}.')
+        raise ValueError(f'queue must be [C, K, {dim}], one queue of keys per class, and is {list(queue.shape)}.')
     if class_weights.shape != (queue.shape[0], dim):
         expected = [queue.shape[0], dim]
         raise ValueError(
@@ -296,4 +369,14 @@ def _check(
             "with head 'fork' the angular metric needs a hidden layer as wide as the embedding."
         )
     dtype = query.dtype if query.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    return query.astype(dtype), jax.lax.stop_gradient(key).astype(dtype)
+    key, queue, class_weights = jax.lax.stop_gradient((key, queue, class_weights))
+    return query.astype(dtype), key.astype(dtype), queue, labels, class_weights
+
+
+def _check_split(queue: jax.Array, query: jax.Array, axis_name: str) -> None:
+    """Raises ValueError where JAX knows that every device has the same queue: each key would count once per device."""
+    if axis_name in devices.varying_axes(query) and axis_name not in devices.varying_axes(queue):
+        raise ValueError(
+            f'with axis_name={axis_name!r} each device must hold its own slots of the queue, and all hold the '
+            f'same; split it by in_specs P(None, {axis_name!r}), or leave axis_name out.'
+        )

@@ -1,16 +1,19 @@
 """The negatives of a contrast: log Σ exp(logit) over the queue, and its gradient, in one pass; needs only jax.
 
-No logits [N, K] of a long queue, no projected copy of it and nothing of size C N exists. Samples are grouped by class
-into blocks of rows; a block reads its own class's keys in pieces and projects a piece at a time. What it keeps of a
-piece is each row's log-sum-exp, largest logit and softmax-weighted mean key, which is the gradient of the log-sum-exp:
-there is no second pass. Over several devices, each of which holds some of every class's slots, the parts are combined
-exactly.
+This is the online softmax of FlashAttention (arXiv 2205.14135) with the queue as keys and as values: a row keeps the
+running maximum of its logits, the denominator Σ exp(logit − maximum) and the accumulator Σ exp(logit − maximum) · key,
+and a new maximum rescales both. Accumulator over denominator, the softmax-weighted mean key, is the gradient of the
+log-sum-exp: there is no second pass.
 
-Shapes: N samples, D embedding width, C coarse classes, K queued keys of a class, B blocks of R rows.
+No logits [N, K] of a long queue, no projected copy of it and nothing of size C N exists. Samples are grouped by class
+into blocks of rows; a block reads its own class's keys in pieces and projects a piece at a time. Over several devices,
+each of which holds some of every class's slots, the parts are combined exactly.
+
+Shapes: N samples, D embedding dimensions, C coarse classes, K queued keys per class, B blocks of R rows.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +22,17 @@ from ancor_jax.losses import projection
 
 
 class Layout(NamedTuple):
-    """How the work is laid out. Which is fastest depends on the device; the result does not."""
+    """The order of the work. Which is fastest depends on the device; the result does not."""
 
     rows: int  # R, samples of one class that share a pass over its keys
-    keys: int  # of one class, projected at a time for a block
-    keys_for_all: int  # the same where all N samples meet the keys of all classes
+    keys: int  # of one class that a block projects at a time
+    keys_for_all: int  # the same, where all N samples meet the keys of all classes
     together: bool  # all blocks side by side, else one after the other, empty ones left out
 
 
-# The chosen layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the
-# caches. The others go by what XLA compiles for such chips (benchmarks/ahead.py): on a GPU blocks in turn are thousands
-# of kernels a step, each shorter than its launch, and the TPU's compiler expects them to take twice the cycles.
+# The layouts by platform. The CPU's is the fastest measured (benchmarks/contrast.md): its pieces stay in the caches.
+# The others follow from what XLA compiles for such chips (benchmarks/ahead.py): on a GPU, blocks in turn are thousands
+# of kernels per step, each shorter than its launch, and the TPU's compiler expects them to take twice the cycles.
 LAYOUTS = {
     'cpu': Layout(rows=16, keys=4096, keys_for_all=4096, together=False),
     'tpu': Layout(rows=64, keys=4096, keys_for_all=16384, together=True),
@@ -38,16 +41,16 @@ LAYOUTS = {
 
 
 class Negatives(NamedTuple):
-    """Which keys are a row's negatives, and how they are gone through."""
+    """Which keys are a row's negatives, and in which order they are read."""
 
     metric: str  # 'angular' or 'norm'
     own_class: bool  # the keys of the row's class, else of all classes
-    axis_name: str | None = None  # mesh axis over which rows and slots are split; None where one device has them all
-    layout: Layout | None = None  # None: as is best for the platform that it is compiled for
+    axis_name: str | None = None  # mesh axis over which rows and slots are split; None if one device has them all
+    layout: Layout | None = None  # None: that of the platform that the program is compiled for
 
 
 # log Σ exp(logit) [R], largest logit [R], softmax-weighted mean key [R, D] or None
-_Folded = tuple[jax.Array, jax.Array, jax.Array | None]
+_Softmax = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -80,22 +83,22 @@ def _forward(
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
     """As `log_sum_exp`; beside it the gradient by the rows, [N, D]: the softmax-weighted mean key."""
     here, axis_name = rows.shape[0], negatives.axis_name
-    if axis_name is not None:  # everybody's queries against this device's slots
+    if axis_name is not None:  # the queries of all devices against this device's slots
         rows, labels = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (rows, labels))
     over_shard = functools.partial(
         _over_own_class if negatives.own_class else _over_all_classes, metric=negatives.metric, with_mean=with_mean
     )
     if negatives.layout is None:
-        laid_out = {name: functools.partial(over_shard, layout=each) for name, each in LAYOUTS.items()}
+        by_platform = {name: functools.partial(over_shard, layout=layout) for name, layout in LAYOUTS.items()}
         log_sum, largest, mean = jax.lax.platform_dependent(
             rows,
             labels,
             queue,
             class_weights,
-            default=laid_out['cpu'],
-            tpu=laid_out['tpu'],
-            cuda=laid_out['gpu'],
-            rocm=laid_out['gpu'],
+            default=by_platform['cpu'],
+            tpu=by_platform['tpu'],
+            cuda=by_platform['gpu'],
+            rocm=by_platform['gpu'],
         )
     else:
         log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, layout=negatives.layout)
@@ -130,8 +133,8 @@ class _Blocks(NamedTuple):
     sample: jax.Array  # int [B, R]: the sample in each row, N where the row is empty
     label: jax.Array  # int [B]: the class of each block
     used: jax.Array  # bool [B]
-    block: jax.Array  # int [N]: where each sample went
-    row: jax.Array  # int [N]
+    block: jax.Array  # int [N]: the block of each sample
+    row: jax.Array  # int [N]: its row in the block
 
 
 def _plan_blocks(labels: jax.Array, num_classes: int, rows: int) -> _Blocks:
@@ -144,13 +147,15 @@ def _plan_blocks(labels: jax.Array, num_classes: int, rows: int) -> _Blocks:
     ends = jnp.cumsum(blocks_of_class, dtype=jnp.int32)
     block = (ends - blocks_of_class)[labels] + rank // rows
     row = rank % rows
-    # A label outside [0, C) has no block; its row's result means nothing, and it must not take another row's place.
+    # A label outside [0, C) has no block: its result is undefined, and it must not take another sample's row.
     written = jnp.where(jnp.any(one_hot > 0, axis=1), block, num_blocks)
     sample = jnp.full((num_blocks, rows), n, jnp.int32)
     sample = sample.at[written, row].set(jnp.arange(n, dtype=jnp.int32), mode='drop')
     blocks = jnp.arange(num_blocks, dtype=jnp.int32)
-    label = jnp.minimum(jnp.searchsorted(ends, blocks, side='right', method='compare_all'), num_classes - 1)
-    return _Blocks(sample, label.astype(jnp.int32), blocks < ends[-1], block, row)
+    # A block's class is the number of classes that end before it. (`searchsorted` does not compile on a mesh that is
+    # manual on one axis and automatic on another.)
+    label = jnp.minimum(jnp.sum(ends[None] <= blocks[:, None], axis=1, dtype=jnp.int32), num_classes - 1)
+    return _Blocks(sample, label, blocks < ends[-1], block, row)
 
 
 def _over_own_class(
@@ -161,28 +166,29 @@ def _over_own_class(
     metric: str,
     with_mean: bool,
     layout: Layout,
-) -> _Folded:
+) -> _Softmax:
     """Each row over the keys of its class."""
     plan = _plan_blocks(labels, queue.shape[0], layout.rows)
 
-    def fold(rows: jax.Array, label: jax.Array) -> _Folded:
-        return _fold(rows, queue, class_weights, label, 1, metric, with_mean, layout.keys, in_loop=not together)
+    together = layout.together
 
-    def nothing(rows: jax.Array, _: jax.Array) -> _Folded:
+    def softmax(rows: jax.Array, label: jax.Array) -> _Softmax:
+        return _online_softmax(rows, queue, class_weights, label, 1, metric, with_mean, layout.keys, not together)
+
+    def unused(rows: jax.Array, _: jax.Array) -> _Softmax:
         zeros = jnp.zeros_like(rows[:, 0])
         return zeros, zeros, jnp.zeros_like(rows) if with_mean else None
 
-    def if_used(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> _Folded:
+    def if_used(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> _Softmax:
         rows, label, used = inputs
         # The number of blocks is the worst case over class mixes; those that this mix leaves empty cost nothing.
-        return jax.lax.cond(used, fold, nothing, rows, label)
+        return jax.lax.cond(used, softmax, unused, rows, label)
 
-    together = layout.together
     blocks = rows.at[plan.sample].get(mode='fill', fill_value=0)  # [B, R, D]
-    folded: _Folded = (
-        jax.vmap(fold)(blocks, plan.label) if together else jax.lax.map(if_used, (blocks, plan.label, plan.used))
+    of_blocks: _Softmax = (
+        jax.vmap(softmax)(blocks, plan.label) if together else jax.lax.map(if_used, (blocks, plan.label, plan.used))
     )
-    return jax.tree.map(lambda x: x[plan.block, plan.row], folded)
+    return jax.tree.map(lambda x: x[plan.block, plan.row], of_blocks)
 
 
 def _over_all_classes(
@@ -193,13 +199,13 @@ def _over_all_classes(
     metric: str,
     with_mean: bool,
     layout: Layout,
-) -> _Folded:
+) -> _Softmax:
     """Each row over the keys of all classes."""
     first, count = jnp.int32(0), queue.shape[0]
-    return _fold(rows, queue, class_weights, first, count, metric, with_mean, layout.keys_for_all, in_loop=True)
+    return _online_softmax(rows, queue, class_weights, first, count, metric, with_mean, layout.keys_for_all, True)
 
 
-def _fold(
+def _online_softmax(
     rows: jax.Array,
     queue: jax.Array,
     class_weights: jax.Array,
@@ -209,36 +215,50 @@ def _fold(
     with_mean: bool,
     piece_keys: int,
     in_loop: bool,
-) -> _Folded:
-    """Rows [R, D] over the keys of some consecutive classes, a piece of one class at a time."""
+) -> _Softmax:
+    """Rows [R, D] over the keys of consecutive classes, a piece of one class at a time.
+
+    Args:
+        rows: projected queries over the temperature.
+        queue: [C, K, D].
+        class_weights: [C, D].
+        first_class: int [], the first of the classes.
+        num_classes: how many there are.
+        metric: 'angular' or 'norm'.
+        with_mean: whether to accumulate the mean key.
+        piece_keys: keys of a piece, at most.
+        in_loop: whether this runs as it is, not under `vmap`.
+    """
     size, dim = queue.shape[1:]
     pieces = -(-size // piece_keys)
     length = -(-size // pieces)
     anchors = projection.l2_normalize(class_weights.astype(rows.dtype))
 
-    def fold_piece(index: jax.Array, folded: _Folded) -> _Folded:
-        largest, total, weighted = folded
+    def add_piece(index: jax.Array, running: tuple[jax.Array, jax.Array, jax.Array | None]) -> Any:
+        maximum, denominator, accumulator = running
         index = index.astype(jnp.int32)  # int64 under x64, which `dynamic_slice` does not mix
         label, begin = first_class + index // pieces, index % pieces * length
-        # The last piece may be shorter; it is read from further left, and what it has in common is left out.
+        # The last piece may be shorter: it is read from further left, and the keys read before are masked.
         start = jnp.minimum(begin, size - length)
         stored = queue
         if in_loop and queue.dtype != rows.dtype:  # else XLA on CPU makes a float32 copy of the queue for every block
             stored, start = jax.lax.optimization_barrier((queue, start))
         keys = jax.lax.dynamic_slice(stored, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(rows.dtype)
-        keys, scale = projection.unscaled(keys, anchors[label][None], metric)
+        keys, scale = projection.unscaled(keys, anchors[label][None], metric, with_branch=in_loop)
         scale = scale[:, 0][None]
         # Full float32: with T = 0.2 a tensor core's 10-bit mantissa would cost the logits 5e-3.
         logits = jnp.dot(rows, keys.T, precision='highest') * scale
         if size % length:
             logits = jnp.where((start + jnp.arange(length) >= begin)[None], logits, -jnp.inf)
-        new_largest = jnp.maximum(largest, jnp.max(logits, axis=1))
-        likely, shrunk = jnp.exp(logits - new_largest[:, None]), jnp.exp(largest - new_largest)
-        if weighted is not None:
-            weighted = weighted * shrunk[:, None] + jnp.dot(likely * scale, keys, precision='highest')
-        return new_largest, total * shrunk + jnp.sum(likely, axis=1), weighted
+        new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=1))
+        rescale, exponentials = jnp.exp(maximum - new_maximum), jnp.exp(logits - new_maximum[:, None])
+        denominator = denominator * rescale + jnp.sum(exponentials, axis=1)
+        if accumulator is not None:
+            accumulator = accumulator * rescale[:, None] + jnp.dot(exponentials * scale, keys, precision='highest')
+        return new_maximum, denominator, accumulator
 
-    nothing = jnp.zeros_like(rows[:, 0])
-    start = (nothing - jnp.inf, nothing, jnp.zeros_like(rows) if with_mean else None)
-    largest, total, weighted = jax.lax.fori_loop(0, num_classes * pieces, fold_piece, start)
-    return largest + jnp.log(total), largest, None if weighted is None else weighted / total[:, None]
+    zeros = jnp.zeros_like(rows[:, 0])
+    empty = (zeros - jnp.inf, zeros, jnp.zeros_like(rows) if with_mean else None)
+    maximum, denominator, accumulator = jax.lax.fori_loop(0, num_classes * pieces, add_piece, empty)
+    mean = None if accumulator is None else accumulator / denominator[:, None]
+    return maximum + jnp.log(denominator), maximum, mean

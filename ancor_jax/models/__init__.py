@@ -6,10 +6,11 @@ Variables are plain dicts: 'params' (float32 whatever the computation's dtype) a
 
 from ancor_jax.models.layers import REMAT, BatchNorm, Drop, Parts, drop_block_gamma, drop_block_mask, torch_linear
 from ancor_jax.models.network import HEADS, Network, Outputs, cell_embeddings, class_weights
-from ancor_jax.models.registry import NAMES, create
+from ancor_jax.models.registry import BACKBONES, NAMES, Settings, create, create_backbone
 from ancor_jax.models.resnet import RESNETS, ResidualBlock, ResNet, ResNet12, ResNet12Block
 
 __all__ = [
+    'BACKBONES',
     'HEADS',
     'NAMES',
     'REMAT',
@@ -23,9 +24,11 @@ __all__ = [
     'ResNet12',
     'ResNet12Block',
     'ResidualBlock',
+    'Settings',
     'cell_embeddings',
     'class_weights',
     'create',
+    'create_backbone',
     'drop_block_gamma',
     'drop_block_mask',
     'torch_linear',

@@ -221,3 +221,53 @@ def torch_linear(features: int, *, use_bias: bool = True, name: str | None = Non
 def scaled(channels: int, width: float) -> int:
     """Channels times width, to a multiple of 8 (at least 8)."""
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel by itself, with the padding 'SAME' of TensorFlow.
+
+    On CPU it is a sum over the places of the kernel, which XLA vectorises over channels; its grouped convolution is
+    many times slower there. Other platforms use that.
+
+    Attributes:
+        kernel: side of the kernel.
+        stride: of both axes.
+        dtype: of the computation.
+    """
+
+    kernel: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel, self.kernel, 1, x.shape[-1])
+        weight = self.param('kernel', nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'), shape, jnp.float32)
+        inputs = x.astype(self.dtype), weight.astype(self.dtype)
+        result: jax.Array = jax.lax.platform_dependent(*inputs, cpu=self._sum_over_places, default=self._grouped)
+        return result
+
+    @nn.nowrap
+    def _grouped(self, x: jax.Array, weight: jax.Array) -> jax.Array:
+        strides = (self.stride, self.stride)
+        layout = ('NHWC', 'HWIO', 'NHWC')
+        return jax.lax.conv_general_dilated(
+            x, weight, strides, 'SAME', dimension_numbers=layout, feature_group_count=x.shape[-1]
+        )
+
+    @nn.nowrap
+    def _sum_over_places(self, x: jax.Array, weight: jax.Array) -> jax.Array:
+        count, height, width, channels = x.shape
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        margins = []
+        for size, out in ((height, rows), (width, columns)):
+            margin = max((out - 1) * self.stride + self.kernel - size, 0)
+            margins.append((margin // 2, margin - margin // 2))
+        padded = jnp.pad(x, ((0, 0), *margins, (0, 0)))
+        total = jnp.zeros((count, rows, columns, channels), x.dtype)
+        for i in range(self.kernel):
+            for j in range(self.kernel):
+                last = (count, i + (rows - 1) * self.stride + 1, j + (columns - 1) * self.stride + 1, channels)
+                shifted = jax.lax.slice(padded, (0, i, j, 0), last, (1, self.stride, self.stride, 1))
+                total = total + shifted * weight[i, j, 0][None, None, None]
+        return total

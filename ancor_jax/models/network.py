@@ -1,10 +1,4 @@
-"""Networks (flax.linen): ResNet-12 and ResNet-18/34/50/101 backbones, and the heads of the method.
-
-A backbone maps images [N, H, W, 3] to a feature map [N, h, w, d]; `Network` averages it over space and adds a head.
-Variables are plain dicts: 'params' (float32 whatever the computation's dtype) and 'batch_stats'.
-
-Sources: the few-shot ResNet-12 and the heads are those of `guybuk/ANCOR`; the larger ResNets are torchvision's v1.5.
-"""
+"""A backbone with one of the heads of the method, which are those of `guybuk/ANCOR`."""
 
 from typing import Any, NamedTuple
 
@@ -21,6 +15,7 @@ class Outputs(NamedTuple):
     """What a network gives for N images, float32; a part that the head lacks is None."""
 
     features: jax.Array  # [N, d], the backbone's
+    hidden: Any  # [N, h] jax.Array, the embedder's hidden layer
     embedding: Any  # [N, D] jax.Array, un-normalised unless the network normalises it
     class_logits: Any  # [N, C] jax.Array
 
@@ -37,7 +32,8 @@ class Network(nn.Module):
         head: one of `HEADS`.
         num_classes: C.
         embed_dim: D.
-        mlp: whether E has a hidden layer (d, with ReLU).
+        mlp: whether E has a hidden layer (with ReLU).
+        hidden_dim: width of the hidden layer; 0 is the width d of the features.
         normalize_embedding: the paper's text: the embedding is a unit vector (together with the next two off).
         relu_before_classifier: of 'seq'.
         classifier_bias: whether C has a bias.
@@ -51,6 +47,7 @@ class Network(nn.Module):
     num_classes: int
     embed_dim: int = 128
     mlp: bool = True
+    hidden_dim: int = 0
     normalize_embedding: bool = False
     relu_before_classifier: bool = True
     classifier_bias: bool = True
@@ -74,7 +71,7 @@ class Network(nn.Module):
         features = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
         hidden = features
         if self.mlp:
-            hidden = nn.relu(torch_linear(features.shape[-1], name='hidden')(features))
+            hidden = nn.relu(torch_linear(self.hidden_dim or features.shape[-1], name='hidden')(features))
         embedding = None
         if self.head != 'cls':
             embedding = torch_linear(self.embed_dim, name='embedding')(hidden)
@@ -82,12 +79,12 @@ class Network(nn.Module):
                 squared = jnp.sum(embedding * embedding, axis=-1, keepdims=True)
                 embedding = embedding * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))  # safe gradient at zero
         if self.head == 'none' or not classify:
-            return Outputs(features, embedding, None)
+            return Outputs(features, hidden if self.mlp else None, embedding, None)
         classified = hidden if self.head != 'seq' or embedding is None else embedding
         if self.head == 'seq' and self.relu_before_classifier:
             classified = nn.relu(classified)
         classifier = torch_linear(self.num_classes, use_bias=self.classifier_bias, name='classifier')
-        return Outputs(features, embedding, classifier(classified))
+        return Outputs(features, hidden if self.mlp else None, embedding, classifier(classified))
 
     def embed(self, images: jax.Array, *, train: bool, step: jax.Array | int = 0) -> jax.Array:
         """The embedding [N, D] alone, from parameters without the classifier: the target network's pass."""

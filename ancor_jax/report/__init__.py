@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ancor_jax.report.report_data import ReportData
 from ancor_jax.runtime import atomic
 
-__all__ = ['Facts', 'write']
+__all__ = ['ReportData', 'write']
 
 
 def write(
@@ -24,29 +24,30 @@ def write(
         path: of the HTML file.
         seed: of t-SNE and of the choice of images.
         points: the most test images on the map.
-        progress: told what is being done, before each of the longer steps.
+        progress: is called with what comes next, before each of the longer steps.
     """
-    from ancor_jax.report import analysis, confusions, embedding, page, photos, run_history
+    from ancor_jax.report import analysis, confusions, embedding, outliers, page, photos, run_history
 
-    tell = progress or (lambda text: None)
-    number = len(facts.fine)
-    tell('curves of training')
+    say = progress or (lambda text: None)
+    number = len(facts.coarse)
+    say('curves of training')
     sections = [
         run_history.few_shot(facts.results),
         run_history.probes(facts.results),
         run_history.training(facts.scalars),
     ]
-    tell(f't-SNE of {min(points, number):,} of {number:,} test images')
+    say(f't-SNE of {min(points, number):,} of {number:,} {facts.split} images')
     seen = embedding.shown(facts, seed, points)
     sections += [embedding.whole_map(facts, seen), embedding.class_maps(facts, seen), embedding.angles(facts)]
-    tell(f'nearest neighbours of {number:,} test images')
-    nearest = analysis.nearest(facts.features, 1)
     pictures = photos.Photos(facts)
+    sections.append(outliers.far_from_class(facts, pictures))
+    say(f'nearest neighbours of {number:,} {facts.split} images')
+    nearest = analysis.nearest(facts.features, 1)
     sections += [
         photos.neighbours(facts, nearest, pictures, seed),
-        confusions.fine_pairs(facts, nearest, pictures),
+        confusions.pairs(facts, nearest, pictures),
         confusions.coarse_matrix(facts),
     ]
-    tell('heat maps')
+    say('heat maps')
     sections.append(photos.heat_maps(facts, seed))
     atomic.write_text(path, page.render(facts.title, facts.settings, sections))

@@ -128,6 +128,18 @@ def angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray
     return Angles(own, other)
 
 
+def nearest_centre(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Which centre [C, D] is nearest to each vector [n, D] by angle: int64 [n]."""
+    return (unit(vectors) @ unit(centres).T).argmax(axis=1)
+
+
+def class_means(vectors: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+    """The mean of the vectors [N, D] of each of `number` classes: float64 [number, D], zeros without a vector."""
+    sums = np.zeros((number, vectors.shape[1]))
+    np.add.at(sums, labels, vectors)
+    return sums / np.maximum(np.bincount(labels, minlength=number), 1)[:, None]
+
+
 def coarse_of_fine(coarse: np.ndarray, fine: np.ndarray, num_fine: int) -> np.ndarray:
     """The coarse class of each fine class, int64 [num_fine], from labelled samples; −1 for one without samples."""
     mapping = np.full(num_fine, -1, np.int64)

@@ -13,71 +13,81 @@ _EXAMPLES = 3  # of a pair
 _MOST_CLASSES = 40  # of the coarse matrix
 
 
-def fine_pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
-    """The fine classes that are most often taken for one another.
+def pairs(facts: ReportData, nearest: np.ndarray, photos: Photos) -> Section:
+    """The classes, fine ones where they are known, that are most often taken for one another.
 
     Args:
         facts: of the page.
         nearest: int [N, 1] or [N, 0], the nearest other test image of each.
         photos: of the test images.
     """
-    anchor, title = 'pairs', 'Most confused fine classes'
+    anchor, title = 'pairs', f'Most confused {facts.level} classes'
     if not nearest.shape[1]:
-        return Section(anchor, title, ['There is a single test image, so nothing can be confused.'])
-    sizes = np.bincount(facts.fine, minlength=len(facts.fine_names))
-    alone = sizes[facts.fine] == 1
-    answered = np.where(alone, facts.fine, facts.fine[nearest[:, 0]])
+        return Section(anchor, title, [f'There is a single {facts.split} image, so nothing can be confused.'])
+    labels, names = facts.labels, facts.names
+    sizes = np.bincount(labels, minlength=len(names))
+    alone = sizes[labels] == 1
+    answered = np.where(alone, labels, labels[nearest[:, 0]])
     text = [
-        'Each test image is given the fine class of its nearest neighbour among the others, by cosine of the features; '
-        'a pair counts what goes wrong either way.'
+        f'Each {facts.split} image is given the {facts.level} class of its nearest neighbour among the others, by '
+        'cosine of the features; a pair counts what goes wrong either way.'
     ]
     if alone.any():
         text.append(
-            f'Left out, since they cannot be right: images that are the only one of their fine class ({alone.sum():,}).'
+            'Left out, since they cannot be right: images that are the only one of their '
+            f'{facts.level} class ({alone.sum():,}).'
         )
-    pairs = analysis.confused_pairs(facts.fine, answered, _MOST_PAIRS)
-    if not pairs:
+    confused = analysis.confused_pairs(labels, answered, _MOST_PAIRS)
+    if not confused:
         return Section(anchor, title, [*text, 'Nothing goes wrong.'])
-    coarse = analysis.coarse_of_fine(facts.coarse, facts.fine, len(facts.fine_names))
-    wrong = answered != facts.fine
-    inside = 100 * float(np.mean(facts.coarse[nearest[wrong, 0]] == facts.coarse[wrong]))
-    text.append(
-        f'Wrong: {wrong.sum():,} of {(~alone).sum():,} images, {inside:.1f} % of them inside their coarse class.'
-    )
+    wrong = answered != labels
+    where = ''
+    if facts.level == 'fine':
+        inside = 100 * float(np.mean(facts.coarse[nearest[wrong, 0]] == facts.coarse[wrong]))
+        where = f', {inside:.1f} % of them inside their coarse class'
+    text.append(f'Wrong: {wrong.sum():,} of {(~alone).sum():,} images{where}.')
+    coarse = analysis.coarse_of_fine(facts.coarse, labels, len(names))
     rows: list[list[str]] = []
     strips: list[Strip] = []
-    for pair in pairs:
-        one, two = facts.fine_names[pair.first], facts.fine_names[pair.second]
+    for pair in confused:
+        one, two = names[pair.first], names[pair.second]
         same = coarse[pair.first] == coarse[pair.second]
         where = f'inside {facts.coarse_names[coarse[pair.first]]}' if same else 'across'
         rows.append([
             f'{one} – {two}', f'{100 * pair.rate:.1f}',
             f'{pair.first_as_second:,} of {sizes[pair.first]:,}', f'{pair.second_as_first:,} of {sizes[pair.second]:,}',
-            where,
+            *([where] if facts.level == 'fine' else []),
         ])  # fmt: skip
         if len(strips) < _MOST_SHOWN:
             strips.append(_examples(facts, nearest[:, 0], answered, pair, photos))
-    head = ['pair', 'of both, %', 'first taken for second', 'second taken for first', 'coarse class']
+    head = ['pair', 'of both, %', 'first taken for second', 'second taken for first']
+    if facts.level == 'fine':
+        head.append('coarse class')
     shown = Strips('Examples: an image, and the neighbour that misled', 'pairs', strips)
     return Section(anchor, title, text, [Table(head, rows), shown])
 
 
 def coarse_matrix(facts: ReportData) -> Section:
-    """What the class logits say of the coarse class."""
+    """The coarse class by the class logits."""
     anchor, title = 'coarse', 'Coarse classes by the class logits'
     if facts.class_logits is None:
-        return Section(anchor, title, ['The network has no classifier, so there are no class logits.'])
+        return Section(anchor, title, ['The network has no classifier of these classes, so there are no class logits.'])
     answers = facts.class_logits.argmax(axis=1)
     number = len(facts.coarse_names)
-    if facts.trained_on == 'fine':
+    if facts.trained_on == 'fine' and facts.fine is None:
+        why = 'The class logits are of fine classes, and the coarse class of each is unknown without fine labels.'
+        return Section(anchor, title, [why])
+    if facts.fine is not None and facts.trained_on == 'fine':
         classes = max(facts.class_logits.shape[1], len(facts.fine_names))
         mapping = analysis.coarse_of_fine(facts.coarse, facts.fine, classes)
         answers = mapping[answers]
     known = (answers >= 0) & (answers < number)
     right = 100 * float(np.mean(answers == facts.coarse))
-    text = [f'The class with the highest logit has the right coarse class for {right:.1f} % of the test images.']
+    text = [
+        f'The class with the highest logit has the right coarse class for {right:.1f} % of the {facts.split} images.'
+    ]
     if not known.all():
-        text.append(f'{(~known).sum():,} answers are classes without test images and stand in no column.')
+        text.append(f'{(~known).sum():,} answers are classes without {facts.split} images, which have no column.')
     counts = analysis.confusion(facts.coarse[known], answers[known], number)
     sizes = np.bincount(facts.coarse, minlength=number)
     present = np.flatnonzero(sizes)
@@ -99,14 +109,14 @@ def _examples(
 ) -> Strip:
     """A few images of either class beside the neighbour of the other."""
     ends = [(pair.first, pair.second), (pair.second, pair.first)]
-    found = [np.flatnonzero((facts.fine == true) & (answered == wrong)) for true, wrong in ends]
+    found = [np.flatnonzero((facts.labels == true) & (answered == wrong)) for true, wrong in ends]
     # In turn from both directions, as far as they go.
     turns = [(turn, end, index) for end, indices in enumerate(found) for turn, index in enumerate(indices[:_EXAMPLES])]
     shown = []
     for _, _, index in sorted(turns)[:_EXAMPLES]:
-        shown.append(photos.of(int(index), 'Test image'))
+        shown.append(photos.of(int(index), f'{facts.split.capitalize()} image'))
         shown.append(photos.of(int(nearest[index]), 'Its nearest neighbour', of=int(index)))
-    return Strip(f'{facts.fine_names[pair.first]} – {facts.fine_names[pair.second]}', shown)
+    return Strip(f'{facts.names[pair.first]} – {facts.names[pair.second]}', shown)
 
 
 def _cell(count: int, size: int, *, wrong: bool) -> Cell:

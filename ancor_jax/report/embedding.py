@@ -22,8 +22,8 @@ class Shown:
 
 
 def shown(facts: ReportData, seed: int, points: int) -> Shown:
-    """At most `points` test images, as many of each fine class as there can be, laid out by t-SNE."""
-    indices = np.sort(analysis.balanced(facts.fine, points, np.random.default_rng(seed)))
+    """At most `points` test images, as many of each class as there can be, laid out by t-SNE."""
+    indices = np.sort(analysis.balanced(facts.labels, points, np.random.default_rng(seed)))
     return Shown(indices, tsne.project(facts.vectors[indices], facts.weights, seed))
 
 
@@ -32,14 +32,17 @@ def whole_map(facts: ReportData, seen: Shown) -> Section:
     anchor, title = 'map', f'Map of the {_kind(facts)}'
     if seen.map is None:
         return Section(anchor, title, [_no_map(facts)])
-    coarse, fine = facts.coarse[seen.indices], facts.fine[seen.indices]
+    coarse = facts.coarse[seen.indices]
     labels, counts = np.unique(coarse, return_counts=True)
-    same_coarse, same_fine = (100 * tsne.agreement(seen.map.points, labels) for labels in (coarse, fine))
+    same_coarse = 100 * tsne.agreement(seen.map.points, coarse)
+    also = ''
+    if facts.fine is not None:
+        same_fine = 100 * tsne.agreement(seen.map.points, facts.fine[seen.indices])
+        also = f', and of the same fine class for {same_fine:.1f} %'
     text = [
-        f't-SNE of the directions of {len(coarse):,} of {len(facts.fine):,} test {_kind(facts)}, as many of each fine '
-        'class as there can be; colour and shape are the coarse class.',
-        f'On the map, the nearest other point is of the same coarse class for {same_coarse:.1f} % of the points, and '
-        f'of the same fine class for {same_fine:.1f} %.',
+        f't-SNE of the directions of {len(coarse):,} of {len(facts.coarse):,} {facts.split} {_kind(facts)}, as many of '
+        f'each {facts.level} class as there can be; colour and shape are the coarse class.',
+        f'On the map, the nearest other point is of the same coarse class for {same_coarse:.1f} % of the points{also}.',
         *_about_weights(facts),
     ]
     if len(labels) > figures.STYLES:
@@ -49,12 +52,13 @@ def whole_map(facts: ReportData, seen: Shown) -> Section:
         f'{facts.coarse_names[labels[i]]} {counts[i]:,}' for i in np.argsort(-counts, kind='stable')[:_MOST_KEYS]
     )
     alt = (
-        f't-SNE map of {len(coarse):,} test {_kind(facts)} in {len(labels)} coarse classes ({largest}){stars}; '
+        f't-SNE map of {len(coarse):,} {facts.split} {_kind(facts)} in {len(labels)} coarse classes '
+        f'({largest}){stars}; '
         f'{same_coarse:.1f} % of the points are next to one of their own coarse class.'
     )
     drawn = figures.embedding_map(seen.map.points, coarse, seen.map.weights, _owners(facts))
     legend = [Key(figures.style(label), facts.coarse_names[label]) for label in labels]
-    return Section(anchor, title, text, [Charts([Chart(pictures.png(drawn), alt, legend=legend)], wide=True)])
+    return Section(anchor, title, text, [Charts([Chart(pictures.lossless(drawn), alt, legend=legend)], wide=True)])
 
 
 def class_maps(facts: ReportData, seen: Shown) -> Section:
@@ -62,6 +66,8 @@ def class_maps(facts: ReportData, seen: Shown) -> Section:
     anchor, title = 'classes', 'Inside each coarse class'
     if seen.map is None:
         return Section(anchor, title, [_no_map(facts)])
+    if facts.fine is None:
+        return Section(anchor, title, [f'The fine classes of the {facts.split} images are unknown.'])
     labels, counts = np.unique(facts.coarse[seen.indices], return_counts=True)
     chosen = np.sort(labels[np.argsort(-counts, kind='stable')[:_MOST_PANELS]])
     text = ['The same map, cut out around one coarse class at a time; its fine classes have colours and shapes.']
@@ -83,18 +89,21 @@ def angles(facts: ReportData) -> Section:
     anchor, title = 'angles', 'Angles to the class weights'
     if facts.weights is None:
         return Section(
-            anchor, title, ['The network has no class weights among its embeddings, so there are no angles.']
+            anchor, title, ['The network has no weights of these classes among its embeddings, so there are no angles.']
         )
+    if facts.classes is None:
+        return Section(anchor, title, ['The class weights are of fine classes, and the fine labels are unknown.'])
     own, other = analysis.angles(facts.vectors, facts.weights, facts.classes)
     known = np.isfinite(own)
     if not known.any():
-        return Section(anchor, title, ['No test image is of a class that the network has a weight for.'])
+        return Section(anchor, title, [f'No {facts.split} image is of a class that the network has a weight for.'])
     both = known & np.isfinite(other)
     text = [
-        'Angle between the embedding of each test image and the weight of its own class, and the least angle to '
-        'the weight of another.',
+        f'Angle between the embedding of each {facts.split} image and the weight of its own class, and the least '
+        'angle to the weight of another.',
     ]
-    alt = f'Histogram of the angles of {known.sum():,} test images to their class weight, median {_median(own[known])}'
+    images = f'{known.sum():,} {facts.split} images'
+    alt = f'Histogram of the angles of {images} to their class weight, median {_median(own[known])}'
     if both.any():
         nearer = 100 * float(np.mean(own[both] < other[both]))
         text.append(f'The own weight is the nearest for {nearer:.1f} % of the images; vertical lines are medians.')
@@ -105,8 +114,8 @@ def angles(facts: ReportData) -> Section:
         alt += '.'
     if not known.all():
         text.append(f'{(~known).sum():,} images of classes without a weight are left out.')
-    chart = Chart(pictures.png(figures.angle_histogram(own[known], other[both])), alt)
-    names = facts.coarse_names if facts.trained_on == 'coarse' else facts.fine_names
+    chart = Chart(pictures.lossless(figures.angle_histogram(own[known], other[both])), alt)
+    names = facts.class_names
     rows = []
     for label in np.unique(facts.classes[known]):
         members = known & (facts.classes == label)
@@ -120,6 +129,7 @@ def angles(facts: ReportData) -> Section:
 
 def _class_map(facts: ReportData, indices: np.ndarray, drawn: Map, label: int) -> Chart:
     """A panel of one coarse class."""
+    assert facts.fine is not None
     members = facts.coarse[indices] == label
     present = np.unique(facts.fine[indices][members])
     number = np.searchsorted(present, facts.fine[indices])
@@ -132,12 +142,12 @@ def _class_map(facts: ReportData, indices: np.ndarray, drawn: Map, label: int) -
     if len(present) > _MOST_KEYS:
         legend.append(Key(figures.style(_MOST_KEYS), f'and {len(present) - _MOST_KEYS} more'))
     sizes = np.bincount(number[members])
-    told = ', '.join(f'{facts.fine_names[fine]} {size}' for fine, size in zip(present, sizes, strict=True))
+    of_each = ', '.join(f'{facts.fine_names[fine]} {size}' for fine, size in zip(present, sizes, strict=True))
     name = facts.coarse_names[label]
     arrows = ', with arrows from the class weight to their medians' if starts else ''
-    alt = f'Map of {members.sum():,} images of {name} by fine class ({told}){arrows}.'
+    alt = f'Map of {members.sum():,} images of {name} by fine class ({of_each}){arrows}.'
     figure = figures.class_map(drawn.points, members, number, medians, starts)
-    return Chart(pictures.png(figure), alt, name, legend)
+    return Chart(pictures.lossless(figure), alt, name, legend)
 
 
 def _kind(facts: ReportData) -> str:
@@ -145,9 +155,9 @@ def _kind(facts: ReportData) -> str:
 
 
 def _no_map(facts: ReportData) -> str:
-    if len(facts.fine) < tsne.FEWEST:
-        return f'There are {len(facts.fine)} test images, too few for a map.'
-    return f'The {_kind(facts)} of the test images all point the same way, so there is nothing to map.'
+    if len(facts.coarse) < tsne.FEWEST:
+        return f'There are {len(facts.coarse)} {facts.split} images, too few for a map.'
+    return f'The {_kind(facts)} of the {facts.split} images all point the same way, so there is nothing to map.'
 
 
 def _about_weights(facts: ReportData) -> list[str]:
@@ -159,10 +169,12 @@ def _about_weights(facts: ReportData) -> list[str]:
 
 
 def _owners(facts: ReportData) -> np.ndarray:
-    """The coarse class of each class weight, −1 where no test image tells."""
+    """The coarse class of each class weight, −1 where unknown."""
     count = 0 if facts.weights is None else len(facts.weights)
     if facts.trained_on == 'coarse':
         return np.arange(count)
+    if facts.fine is None:
+        return np.full(count, -1)
     mapping = analysis.coarse_of_fine(facts.coarse, facts.fine, max(count, len(facts.fine_names)))
     return mapping[:count]
 

@@ -30,7 +30,7 @@ _MOST_VALUES = 400  # of a curve; more are averaged in bins
 
 
 class Style(NamedTuple):
-    """How the points of a class are drawn, so that colour is never all that tells them apart."""
+    """How the points of a class are drawn, by colour and shape: never by colour alone."""
 
     colour: str
     marker: str  # matplotlib's
@@ -48,7 +48,7 @@ def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str, *, na
     Args:
         series: label → (steps [n], values [n]).
         unit: of the values.
-        named: whether the labels are told.
+        named: whether there is a legend.
     """
     figure, axes = _figure(4.2, 2.8)
     for number, (label, (steps, values)) in enumerate(series.items()):
@@ -91,7 +91,7 @@ def embedding_map(points: np.ndarray, coarse: np.ndarray, weights: np.ndarray | 
         owners: int [C], the coarse class of each weight, −1 where unknown.
     """
     figure, axes = _figure(6.4, 6.4)
-    size = float(np.clip(12000 / len(points), 5, 30))
+    size = float(np.clip(12000 / len(points), 5, 60))
     for label in np.unique(coarse):
         look = style(label)
         chosen = points[coarse == label]

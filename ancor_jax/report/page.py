@@ -1,8 +1,9 @@
 """The page as HTML: sections of text, tables and pictures; everything is in the one file."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ancor_jax.report import figures
 
@@ -56,7 +57,7 @@ class Photo(NamedTuple):
     source: str  # data URI
     alt: str
     caption: str = ''
-    relation: str = ''  # 'fine', 'coarse', 'other': how it is framed; '' for no frame
+    relation: str = ''  # 'same', 'coarse', 'other': how it is framed; '' for no frame
     small: bool = False  # it has few pixels: they are shown as they are
 
 
@@ -87,6 +88,13 @@ class Section:
     blocks: Sequence[Table | Charts | Strips] = ()
 
 
+def breakable(name: str) -> Any:
+    """A name as HTML that may be broken after the signs that join its words, and nowhere inside a word."""
+    import markupsafe
+
+    return markupsafe.Markup('<wbr>').join(re.split(r'(?<=[_/|])(?=[^_/|])', name))
+
+
 def render(title: str, settings: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     """The page; every name in it is escaped."""
     import jinja2
@@ -98,4 +106,5 @@ def render(title: str, settings: Sequence[tuple[str, str]], sections: Sequence[S
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters['breakable'] = breakable
     return environment.get_template('page.html.j2').render(title=title, settings=settings, sections=sections)

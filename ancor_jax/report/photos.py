@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from ancor_jax.commands.gallery import thumbnail
 from ancor_jax.report import analysis, pictures
+from ancor_jax.report.gallery import thumbnail
 from ancor_jax.report.page import Photo, Section, Strip, Strips
 from ancor_jax.report.report_data import ReportData
 
@@ -14,6 +14,7 @@ _SMALL = 96  # pixels; smaller images are enlarged without smoothing
 _QUERIES = 6  # each of successes and failures
 _NEIGHBOURS = 8
 _HEAT_MAPS = 8
+_FEWEST_CELLS = 4  # along each side of a heat map
 
 
 class Photos:
@@ -27,30 +28,25 @@ class Photos:
         image = self._facts.images(index)
         return thumbnail(image, _SIDE), max(image.shape[:2]) < _SMALL
 
-    def name(self, index: int) -> str:
-        """'tench (fish)'."""
-        facts = self._facts
-        return f'{facts.fine_names[facts.fine[index]]} ({facts.coarse_names[facts.coarse[index]]})'
-
     def of(self, index: int, role: str, of: int | None = None) -> Photo:
         """A picture.
 
         Args:
             index: of the test image.
             role: what it is shown as.
-            of: another test image; how the classes of the two agree is told.
+            of: another test image; the picture says how the classes of the two agree.
         """
         facts = self._facts
         source, small = self._encoded(index)
-        relation, told = '', ''
-        if of is not None and facts.fine[index] == facts.fine[of]:
-            relation, told = 'fine', ', the same fine class'
+        relation, words = '', ''
+        if of is not None and facts.labels[index] == facts.labels[of]:
+            relation, words = 'same', f', the same {facts.level} class'
         elif of is not None and facts.coarse[index] == facts.coarse[of]:
-            relation, told = 'coarse', ', the same coarse class only'
+            relation, words = 'coarse', ', the same coarse class only'
         elif of is not None:
-            relation, told = 'other', ', another coarse class'
-        fine_name = facts.fine_names[facts.fine[index]]
-        return Photo(source, f'{role}: {self.name(index)}{told}', fine_name, relation, small)
+            relation, words = 'other', ', another coarse class'
+        name = facts.names[facts.labels[index]]
+        return Photo(source, f'{role}: {facts.full_name(index)}{words}', name, relation, small)
 
 
 def neighbours(facts: ReportData, nearest: np.ndarray, photos: Photos, seed: int) -> Section:
@@ -64,37 +60,38 @@ def neighbours(facts: ReportData, nearest: np.ndarray, photos: Photos, seed: int
     """
     anchor, title = 'neighbours', 'Nearest neighbours'
     if not nearest.shape[1]:
-        return Section(anchor, title, ['There is a single test image, so it has no neighbours.'])
-    right = facts.fine[nearest[:, 0]] == facts.fine
-    same_coarse = facts.coarse[nearest[:, 0]] == facts.coarse
+        return Section(anchor, title, [f'There is a single {facts.split} image, so it has no neighbours.'])
+    right = facts.labels[nearest[:, 0]] == facts.labels
+    same_coarse = 100 * np.mean(facts.coarse[nearest[:, 0]] == facts.coarse)
+    more = f', {same_coarse:.1f} % one of the same coarse class' if facts.level == 'fine' else ''
+    partly = ', ≈ same coarse class only' if facts.level == 'fine' else ''
     text = [
-        f'Of {len(right):,} test images, {100 * right.mean():.1f} % have a nearest neighbour (cosine of the features, '
-        f'among the other test images) of the same fine class, {100 * same_coarse.mean():.1f} % one of the same coarse '
-        'class.',
-        'Below, images chosen at random from different fine classes, each with its nearest ones in order: ✓ same fine '
-        'class, ≈ same coarse class only, ✗ another coarse class.',
+        f'Of {len(right):,} {facts.split} images, {100 * right.mean():.1f} % have a nearest neighbour (cosine of the '
+        f'features, among the other {facts.split} images) of the same {facts.level} class{more}.',
+        f'Below, images chosen at random from different {facts.level} classes, each with its nearest ones in order: '
+        f'✓ same {facts.level} class{partly}, ✗ another coarse class.',
     ]
     rng = np.random.default_rng(seed)
     blocks = []
     for heading, chosen in (
-        ('The nearest is of the same fine class', right),
-        ('The nearest is of another fine class', ~right),
+        (f'The nearest is of the same {facts.level} class', right),
+        (f'The nearest is of another {facts.level} class', ~right),
     ):
         among = np.flatnonzero(chosen)
         if not len(among):
             text.append('There is no image whose nearest is of ' + ('the same' if chosen is right else 'another') + '.')
             continue
-        queries = among[analysis.balanced(facts.fine[among], _QUERIES, rng)]
+        queries = among[analysis.balanced(facts.labels[among], _QUERIES, rng)]
         found = analysis.nearest(facts.features, _NEIGHBOURS, queries)
-        strips = [_strip(photos, int(query), row) for query, row in zip(queries, found, strict=True)]
+        strips = [_strip(facts, photos, int(query), row) for query, row in zip(queries, found, strict=True)]
         blocks.append(Strips(heading, 'neighbours', strips))
     return Section(anchor, title, text, blocks)
 
 
-def _strip(photos: Photos, query: int, found: np.ndarray) -> Strip:
+def _strip(facts: ReportData, photos: Photos, query: int, found: np.ndarray) -> Strip:
     ranked = [photos.of(int(index), f'Neighbour {rank}', of=query) for rank, index in enumerate(found, start=1)]
-    agreeing = sum(photo.relation == 'fine' for photo in ranked)
-    title = f'{photos.name(query)}: {agreeing} of {len(ranked)} of the same fine class'
+    agreeing = sum(photo.relation == 'same' for photo in ranked)
+    title = f'{facts.full_name(query)}: {agreeing} of {len(ranked)} of the same {facts.level} class'
     return Strip(title, [photos.of(query, 'Query'), *ranked])
 
 
@@ -106,8 +103,11 @@ def heat_maps(facts: ReportData, seed: int) -> Section:
     indices = analysis.balanced(facts.coarse, _HEAT_MAPS, np.random.default_rng(seed))
     images, heat = facts.heat(indices)
     cells = f'{heat.shape[1]}×{heat.shape[2]}'
-    if heat.shape[1] * heat.shape[2] == 1:
-        why = 'For images of this size the last feature map is a single cell, so there are no places to tell apart.'
+    if min(heat.shape[1:]) < _FEWEST_CELLS:
+        why = (
+            f'For images of this size the last feature map has {cells} cells, too few to tell places apart '
+            f'({_FEWEST_CELLS}×{_FEWEST_CELLS} or more); larger images (eval.resize and eval.crop) have more.'
+        )
         return Section(anchor, title, [why])
     text = [
         f'Norm of the embedding of each cell of the last feature map ({cells} cells), laid over the image as the '
@@ -116,7 +116,7 @@ def heat_maps(facts: ReportData, seed: int) -> Section:
     ]
     strips = []
     for index, image, cell_norms in zip(indices, images, heat, strict=True):
-        name = f'{facts.fine_names[facts.fine[index]]} ({facts.coarse_names[facts.coarse[index]]})'
+        name = facts.full_name(int(index))
         row, column = np.unravel_index(int(cell_norms.argmax()), cell_norms.shape)
         least, most = float(cell_norms.min()), float(cell_norms.max())
         alt = (
@@ -127,7 +127,7 @@ def heat_maps(facts: ReportData, seed: int) -> Section:
         side = max(plain.shape[:2])
         small = max(image.shape[:2]) < _SMALL
         photos = [
-            Photo(thumbnail(plain, side), f'Test image: {name}', small=small),
+            Photo(thumbnail(plain, side), f'{facts.split.capitalize()} image: {name}', small=small),
             Photo(thumbnail(over, side), alt, f'norm {least:.3g} to {most:.3g}'),
         ]
         strips.append(Strip(name, photos))

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax.evaluation.results import CLASSIFIER_TITLES, PROBE_TITLES, Result, title
+from ancor_jax.evaluation.results import NO_EPISODES, Result, title
+from ancor_jax.fewshot import CLASSIFIERS
+from ancor_jax.probes import PROBES
 from ancor_jax.report import figures, pictures
 from ancor_jax.report.page import Chart, Charts, Section, Table
 
@@ -36,6 +38,8 @@ def few_shot(results: Mapping[str, Any]) -> Section:
     """A row a protocol, a column a classifier."""
     anchor, heading = 'results', 'Few-shot accuracy'
     rows = results.get('results', [])
+    if not rows and results:
+        return Section(anchor, heading, [NO_EPISODES])
     if not rows:
         return Section(anchor, heading, ['This run has not been evaluated yet; --mode=eval does it.'])
     cells: dict[str, dict[str, str]] = {}
@@ -53,7 +57,7 @@ def few_shot(results: Mapping[str, Any]) -> Section:
         'images ± half-width of its 95 % Student-t interval.',
         'In each episode a classifier learns the fine classes from the support images alone.',
     ]
-    head = ['protocol', *(CLASSIFIER_TITLES.get(name, name) for name in classifiers)]
+    head = ['protocol', *(CLASSIFIERS[name].title if name in CLASSIFIERS else name for name in classifiers)]
     body = [[protocol, *(found.get(name, '–') for name in classifiers)] for protocol, found in cells.items()]
     return Section(anchor, heading, text, [Table(head, body)])
 
@@ -69,7 +73,11 @@ def probes(results: Mapping[str, Any]) -> Section:
         'interval over images where there is one.'
     ]
     body = [
-        [PROBE_TITLES.get(row['probe'], row['probe']), row['measure'], _value(row['value'], row.get('interval_95'))]
+        [
+            PROBES[row['probe']].title if row['probe'] in PROBES else row['probe'],
+            row['measure'],
+            _value(row['value'], row.get('interval_95')),
+        ]
         for row in rows
     ]
     return Section(anchor, title, text, [Table(['probe', 'measure', '%'], body, words=2)])
@@ -78,7 +86,7 @@ def probes(results: Mapping[str, Any]) -> Section:
 def training(scalars: Sequence[Mapping[str, float]]) -> Section:
     """A figure for each kind of scalar that was written."""
     anchor, title = 'training', 'Training'
-    charts = []
+    charts, single = [], []
     for panel in _PANELS:
         found = {name: series for name in panel.labels if len((series := _series(scalars, name))[0])}
         if set(found) & {'classification_loss', 'contrast_loss'} and len(found) < 3:
@@ -86,10 +94,13 @@ def training(scalars: Sequence[Mapping[str, float]]) -> Section:
         if not found:
             continue
         scaled = {panel.labels[name]: (x, panel.factor * y) for name, (x, y) in found.items()}
-        told = '; '.join(_in_words(label, *values) for label, values in scaled.items())
-        source = pictures.png(figures.curves(scaled, panel.unit, named=len(panel.labels) > 1))
-        charts.append(Chart(source, f'{panel.title} ({panel.unit}) against training steps: {told}.', panel.title))
-    if not charts:
+        if all(len(steps) == 1 for steps, _ in scaled.values()):
+            single += [f'{panel.title}, {label}: {y[0]:.4g} {panel.unit}' for label, (_, y) in scaled.items()]
+            continue
+        in_words = '; '.join(_in_words(label, *values) for label, values in scaled.items())
+        source = pictures.lossless(figures.curves(scaled, panel.unit, named=len(panel.labels) > 1))
+        charts.append(Chart(source, f'{panel.title} ({panel.unit}) against training steps: {in_words}.', panel.title))
+    if not charts and not single:
         return Section(anchor, title, ['The run has written no scalars.'])
     text = [
         'Losses and accuracies are of single training batches; few-shot accuracy is of the episodes drawn now and then '
@@ -97,7 +108,9 @@ def training(scalars: Sequence[Mapping[str, float]]) -> Section:
     ]
     if any('contrast_accuracy' in line for line in scalars):
         text.append('Contrast accuracy is how often the other view of an image is found among all keys of the queue.')
-    return Section(anchor, title, text, [Charts(charts)])
+    if single:
+        text.append(f'Written once, so there is no curve: {"; ".join(single)}.')
+    return Section(anchor, title, text, [Charts(charts)] if charts else [])
 
 
 def _series(scalars: Sequence[Mapping[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:

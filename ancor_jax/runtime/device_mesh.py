@@ -17,7 +17,7 @@ def make_mesh(num_devices: int = 0, groups: int = 0) -> Mesh:
 
     Args:
         num_devices: 0: all, or where there are more ghost groups than one, as many as divide them.
-        groups: of batch norm, see `statistics_groups`.
+        groups: of batch norm, see `ghost_groups`.
 
     Raises:
         ValueError: more devices are asked for than there are, or they do not divide over the processes.

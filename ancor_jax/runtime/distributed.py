@@ -1,18 +1,22 @@
 """Several processes of one run: joining them, who speaks for all, and one answer for all."""
 
 import faulthandler
+import itertools
 import zlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from ancor_jax.runtime import device_mesh
+
 # A process that has not been heard of for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 30
 _SHUTDOWN_SECONDS = 30  # between the ends of the first process and the last
 _JOIN_SECONDS = 300
-# For a process that lives and does not come. One may prepare data that the others have already.
+# For a process that runs but does not reach the barrier: it may be preparing data that the others have.
 _WAIT_SECONDS = 2 * 60 * 60
+_barriers = itertools.count()
 
 
 class ProcessError(RuntimeError):
@@ -23,8 +27,8 @@ def join(coordinator: str, count: int, index: int) -> None:
     """Makes this process one of several of a run; before anything else is done with JAX.
 
     Args:
-        coordinator: 'host:port' of the first process; '' where the cluster's environment tells (Slurm, Open MPI,
-            Cloud TPU, Kubernetes, as JAX knows them).
+        coordinator: 'host:port' of the first process; '' where the environment of the cluster provides it (Slurm,
+            Open MPI, Cloud TPU, Kubernetes, as JAX knows them).
         count: number of processes; with `coordinator`.
         index: of this one, from 0; with `coordinator`.
 
@@ -33,11 +37,10 @@ def join(coordinator: str, count: int, index: int) -> None:
     Raises:
         ProcessError: no cluster is found, or the coordinator's address cannot be used.
     """
-    # JAX would take SIGTERM for a notice to be looked at between steps, and `kill` or a scheduler's end to a job would
-    # end nothing.
+    # JAX's service would handle SIGTERM alone; `interruption` handles all signals, and `Consensus` agrees on the step.
     jax.config.update('jax_enable_preemption_service', False)
     given: dict[str, Any] = {}
-    there = f'{count} processes at {coordinator}' if coordinator else 'the processes that the cluster tells of'
+    there = f'{count} processes at {coordinator}' if coordinator else 'the processes of the cluster'
     print(f'Waiting for {there}, at most {_JOIN_SECONDS // 60} minutes.', flush=True)
     if coordinator:
         given = {'coordinator_address': coordinator, 'num_processes': count, 'process_id': index}
@@ -49,13 +52,13 @@ def join(coordinator: str, count: int, index: int) -> None:
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        mend = (
+        advice = (
             f'start {count} with the same cluster.coordinator, each with its own cluster.process'
             if coordinator
-            else 'tell them apart by cluster.coordinator, processes and process'
+            else 'set cluster.coordinator, cluster.processes and cluster.process'
         )
         first_line = next(iter(str(error).splitlines()), '')
-        raise ProcessError(f'the processes did not come together ({first_line}); {mend}.') from error
+        raise ProcessError(f'the processes did not come together ({first_line}); {advice}.') from error
 
     # When another process dies, JAX ends this one by SIGABRT after saying why; a dump of all threads would bury that.
     faulthandler.disable()
@@ -67,7 +70,7 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and talks to people."""
+    """Whether this process writes files and prints messages."""
     return jax.process_index() == 0
 
 
@@ -80,6 +83,31 @@ def broadcast_from_first(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
+class Consensus:
+    """Flags that any process may raise, such as that it has received a signal, and on which all act at the same step.
+
+    The maximum over the devices is computed behind the training steps and read one call later, so that no process
+    waits for another. One process alone reads its own flags at once.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self._mesh = mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._any = jax.jit(lambda flags: flags.max(axis=0), out_shardings=everywhere)
+        self._previous: jax.Array | None = None
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether any process raised each flag at its previous call; all processes call it after every dispatch."""
+        if not several():
+            return flags
+        own = np.tile(np.asarray(flags, np.int32), (len(self._mesh.local_devices), 1))
+        previous, self._previous = self._previous, self._any(device_mesh.from_processes(own, self._mesh))
+        raised = tuple(np.asarray(previous).astype(bool).tolist()) if previous is not None else (False,) * len(flags)
+        if any(raised):
+            self._previous = None  # raised for the same reason
+        return raised
+
+
 def wait(name: str) -> None:
     """Until all processes have come here, however late: at most two hours.
 
@@ -89,7 +117,8 @@ def wait(name: str) -> None:
     if several():
         from orbax.checkpoint import multihost
 
-        multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WAIT_SECONDS * 1000)
+        # A key serves one barrier.
+        multihost.get_barrier_sync_fn()(key=f'{name} {next(_barriers)}', timeout_ms=_WAIT_SECONDS * 1000)
 
 
 def check_same(content: bytes) -> None:

@@ -4,6 +4,8 @@ import io
 import os
 import sys
 
+from ancor_jax.runtime import arguments
+
 _TRUE = ('1', 't', 'true', 'y', 'yes', 'on')  # as JAX reads its variables
 
 
@@ -27,21 +29,20 @@ def prepare() -> None:
         print('JAX_ENABLE_X64 is ignored: training and evaluation compute in 32 bits.', file=sys.stderr)
 
 
-def expand_user(path: str) -> str | None:
-    """The path with '~' replaced by the home directory; None where the system knows no home directory."""
-    expanded = os.path.expanduser(path)
-    return None if expanded.startswith('~') else expanded
-
-
 def compilation_cache(path: str) -> str | None:
     """The directory for compiled programs, which is made; None, with a sentence, where it cannot be.
 
     Args:
-        path: may begin with '~'.
+        path: may have '~' and environment variables.
     """
-    directory = expand_user(path)
-    reason = 'there is no home directory'
-    if directory is not None:
+    directory = arguments.expand(path)
+    if '://' in directory:
+        reason = 'it is a URL, which JAX_COMPILATION_CACHE_DIR may be'
+    elif directory.startswith('~'):
+        reason = 'there is no home directory'
+    elif '$' in directory:
+        reason = 'a variable in it is not set'
+    else:
         try:
             os.makedirs(directory, exist_ok=True)
             if os.access(directory, os.W_OK):

@@ -1,6 +1,7 @@
-"""What a run tells: scalars to JSON Lines and TensorBoard, and progress on the terminal."""
+"""The scalars of a run, as JSON Lines and for TensorBoard."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self, TextIO
@@ -10,7 +11,7 @@ from ancor_jax.runtime import atomic
 
 
 class ScalarWriter:
-    """Appends scalars to `<directory>/metrics.jsonl` and, when asked, to TensorBoard files beside it."""
+    """Appends scalars to `<directory>/metrics.jsonl` and, where set, to TensorBoard files beside it."""
 
     def __init__(self, directory: pathlib.Path | None, tensorboard: bool, done: int = 0) -> None:
         """`done` steps are kept; what an earlier session wrote of later ones is dropped, they are done again. Without
@@ -22,7 +23,7 @@ class ScalarWriter:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / 'metrics.jsonl'
         kept = [json.dumps(line) + '\n' for line in read_scalars(path) if line['step'] <= done]
-        atomic.write_text(path, ''.join(kept))  # a kill here must not cost what was told before
+        atomic.write_text(path, ''.join(kept))  # a kill here keeps the earlier lines
         self._lines = path.open('a', encoding='utf-8')
         if tensorboard:
             try:
@@ -43,9 +44,12 @@ class ScalarWriter:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
+        """Flushes all lines to the disk: a run that resumes from a checkpoint has the lines before it."""
         for stream in (self._lines, self._board):
             if stream is not None:
                 stream.flush()
+        if self._lines is not None:
+            os.fsync(self._lines.fileno())
 
     def close(self) -> None:
         for stream in (self._lines, self._board):
@@ -60,7 +64,7 @@ class ScalarWriter:
 
 
 def read_scalars(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl` that are whole; none where there is no file."""
+    """The complete lines of a `metrics.jsonl`; none where there is no file."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding='utf-8').splitlines():

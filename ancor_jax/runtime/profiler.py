@@ -8,7 +8,7 @@ from ancor_jax.runtime import distributed
 
 
 class Trace:
-    """Writes a profile of some steps, for TensorBoard or Perfetto: of the whole dispatches that have them."""
+    """Writes a profile of some steps, for TensorBoard or Perfetto: of all dispatches that contain them."""
 
     def __init__(self, window: tuple[int, ...], directory: pathlib.Path) -> None:
         self._window = window  # (first step, the one after the last), or () for no trace, or no more

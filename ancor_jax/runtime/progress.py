@@ -29,7 +29,7 @@ class Progress:
     """A bar at a terminal, a line every few seconds elsewhere, nothing when not shown: loss, images/s, time to go."""
 
     def __init__(self, title: str, total: int, *, unit: str, done: int = 0, shown: bool = True) -> None:
-        """`total` and `done` count `unit`s; the rate is units a second over the whole of this process's work."""
+        """`total` and `done` count `unit`s; the rate is units a second since this process started."""
         self._title, self._total, self._unit = title, total, unit
         self._first, self._done = done, done
         self._start = self._last_line = time.monotonic()

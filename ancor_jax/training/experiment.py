@@ -1,6 +1,8 @@
 """From a configuration to the parts of a run: model, optimiser, views, devices, first state."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +11,12 @@ import numpy as np
 import optax
 
 from ancor_jax import data, models
-from ancor_jax.config import Config, ConfigError
+from ancor_jax.config import Config, ConfigError, Eval
 from ancor_jax.evaluation import evaluate, feature_extraction, trained_model
+from ancor_jax.evaluation.trained_model import PretrainedBackbone
 from ancor_jax.methods import METHODS
 from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed, workdir
-from ancor_jax.training import memory, optim, sharding, step
+from ancor_jax.training import feature_bank, memory, optim, sharding, step
 from ancor_jax.views import random_views
 from ancor_jax.views.recipe import recipe_of
 
@@ -24,6 +27,8 @@ class Plan(NamedTuple):
     model: models.Network
     recipe: step.Recipe
     views: random_views.Recipe
+    view: random_views.RandomView  # of what is stored on the device
+    view_shape: tuple[int, ...]
     schedule: optax.Schedule
     steps_per_epoch: int
     queue_size: int
@@ -41,9 +46,11 @@ class Run(NamedTuple):
     initial_state: Any  # () → TrainState, jitted, in its place on the devices
     abstract_state: Any
     extract: feature_extraction.Extractor
+    eval: Eval  # the evaluation settings for the data set, which may hold features
+    pretrained: PretrainedBackbone | None
 
 
-def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int) -> Plan:
+def make_plan(config: Config, num_classes: int, num_images: int, num_devices: int, features: int = 0) -> Plan:
     """The model, optimiser and views of a configuration.
 
     Args:
@@ -51,6 +58,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         num_classes: of the labels that the method trains on.
         num_images: in the training set.
         num_devices: over which the batch is split.
+        features: width of the stored features that the network is trained on; 0 for images.
 
     Raises:
         ConfigError: batch, devices, groups and data do not fit together.
@@ -69,8 +77,16 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
     except ValueError as error:
         raise ConfigError(str(error)) from error
     steps_per_epoch = num_images // config.train.batch_size
+    # On features the network passes the stored features on to its head.
+    backbone = feature_bank.StoredFeatures() if features else None
+    views = recipe_of(config.views)
     model = trained_model.create_model(
-        config, num_classes, bn_groups=groups, bn_sync=synchronised, axis_name=device_mesh.AXIS
+        config,
+        num_classes,
+        backbone=backbone,
+        bn_groups=groups,
+        bn_sync=synchronised,
+        axis_name=device_mesh.AXIS,
     )
     schedule = optim.schedule(
         config.optim.schedule,
@@ -89,11 +105,14 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         temperature=config.contrast.temperature,
         target_momentum=config.contrast.target_momentum,
         shuffle_keys=shuffle,
+        skip_nonfinite=config.train.skip_nonfinite > 0,
     )
     return Plan(
         model,
         recipe,
-        recipe_of(config.views),
+        views,
+        random_views.of_features if features else random_views.of_images(views),
+        (1, 1, features) if features else (views.size, views.size, 3),
         schedule,
         steps_per_epoch,
         config.contrast.queue_size,
@@ -103,8 +122,7 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
 
 def initial_state(plan: Plan, rng: jax.Array) -> step.TrainState:
     """The state before the first step of a plan."""
-    size = plan.views.size
-    return step.create_state(rng, plan.recipe, (size, size, 3), plan.queue_size, plan.queue_dtype)
+    return step.create_state(rng, plan.recipe, plan.view_shape, plan.queue_size, plan.queue_dtype)
 
 
 def prepare(config: Config, directory: pathlib.Path) -> Run:
@@ -127,17 +145,24 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
             f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '
             'choose another method.'
         )
-    if dataset.test.has_fine:
-        evaluate.check(dataset, config)
-    elif config.eval.checkpoint == checkpoint.BEST:
+    if config.eval.checkpoint == checkpoint.BEST and not dataset.test.has_fine:
         raise ConfigError(
             f"eval.checkpoint='best' needs few-shot validation, and {dataset.name} has no test images with fine "
             "labels; use 'latest'."
         )
+    if len(dataset.test):
+        evaluate.check(dataset, config)
     _check_sizes(config, dataset, devices)
+    pretrained = trained_model.pretrained_backbone(config) if config.model.init else None
+    settings = config.eval
+    if config.train.on == 'features':
+        assert pretrained is not None
+        dataset = feature_bank.feature_dataset(dataset, config, pretrained)
+        settings = feature_bank.stored_settings(settings)
     # Of training: where test classes are others (tieredImageNet), they come after those.
     num_classes = int((dataset.train.fine if method.labels == 'fine' else dataset.train.coarse).max()) + 1
-    plan = make_plan(config, num_classes, len(dataset.train), devices.size)
+    features = dataset.train.array.shape[-1] if config.train.on == 'features' else 0
+    plan = make_plan(config, num_classes, len(dataset.train), devices.size, features)
 
     def first_state() -> step.TrainState:
         return initial_state(plan, jax.random.fold_in(jax.random.key(config.seed), 0))
@@ -155,8 +180,33 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
                 f'model.head={config.head!r} classifies {classified} numbers and the angular metric needs as many as '
                 f'model.embed_dim={config.model.embed_dim}; make them equal.'
             )
-    extractor = feature_extraction.make_extractor(plan.model, config.views, config.eval, devices)
-    return Run(config, directory, dataset, devices, plan, init_sharded, abstract, extractor)
+    if config.train.on == 'features':
+        extractor = feature_extraction.make_stored_extractor(plan.model, config.eval, devices)
+    else:
+        extractor = feature_extraction.make_extractor(plan.model, config.views, config.eval, devices)
+    initial: Callable[[], step.TrainState] = init_sharded
+    if pretrained is not None:
+        initial = functools.partial(_with_pretrained, init_sharded, pretrained)
+    return Run(config, directory, dataset, devices, plan, initial, abstract, extractor, settings, pretrained)
+
+
+def _with_pretrained(init: Callable[[], step.TrainState], pretrained: PretrainedBackbone) -> step.TrainState:
+    """The first state, with pretrained weights in the backbone and its target; on features it has no backbone."""
+    state = init()
+
+    def replaced(tree: dict[str, Any], kind: str) -> dict[str, Any]:
+        weights = pretrained.variables.get(kind, {})
+        if 'backbone' not in tree or not weights:
+            return tree
+        placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), weights, tree['backbone'])
+        return tree | {'backbone': placed}
+
+    return state._replace(
+        params=replaced(state.params, 'params'),
+        batch_stats=replaced(state.batch_stats, 'batch_stats'),
+        target_params=replaced(state.target_params, 'params'),
+        target_batch_stats=replaced(state.target_batch_stats, 'batch_stats'),
+    )
 
 
 def describe(run: Run) -> str:
@@ -184,10 +234,12 @@ def describe(run: Run) -> str:
 
 
 def memory_needed(run: Run) -> dict[str, int]:
-    """Bytes that will lie on each device during training, by name; of the activations it is an estimate."""
+    """Bytes on each device during training, by name; those of the activations are an estimate."""
     sizes = memory.of_state(run.abstract_state)
-    if data.lives_on_device(run.dataset, run.config.data):
-        sizes['images'] = run.dataset.train.array.nbytes
+    if isinstance(run.dataset.train.images, np.ndarray):
+        sizes['images' if run.config.train.on == 'images' else 'features'] = run.dataset.train.array.nbytes
+    if run.config.train.on == 'features':
+        return sizes
     share = run.config.train.batch_size // run.devices.size
     model, size = run.plan.model, run.plan.views.size
     sizes['activations, about'] = memory.of_activations(model, run.abstract_state, share, size)
@@ -201,8 +253,8 @@ def training_labels(run: Run) -> np.ndarray:
 
 
 def _check_sizes(config: Config, dataset: data.Dataset, devices: jax.sharding.Mesh) -> None:
-    """Images must be large enough for the network and, where they live on the device, small enough for that."""
-    smallest = 16 if config.model.name == 'resnet12' else 1  # four times halved
+    """Images must be large enough for the network and, where they are stored on the device, small enough for it."""
+    smallest = models.BACKBONES[config.model.name].smallest if config.model.name in models.BACKBONES else 1
     sizes = [('views.size', config.views.size)]
     test = config.eval.crop or config.eval.resize or min(dataset.image_size or (0,))
     if test:

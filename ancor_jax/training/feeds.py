@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from ancor_jax import data
 from ancor_jax.data import input_pipeline
 from ancor_jax.runtime import device_mesh
-from ancor_jax.training import sharding, step
+from ancor_jax.training import sharding, step, view_steps
 from ancor_jax.training.experiment import Run, training_labels
+from ancor_jax.views import random_views
 
 
 class Dispatch(NamedTuple):
@@ -34,7 +35,7 @@ class Feed(NamedTuple):
 
 def create(run: Run) -> Feed:
     """The feed of a run: images on the device, or images that the host reads and crops."""
-    return _resident(run) if data.lives_on_device(run.dataset, run.config.data) else _from_host(run)
+    return _resident(run) if isinstance(run.dataset.train.images, np.ndarray) else _from_host(run)
 
 
 def dispatch_sizes(steps: int, most: int) -> list[int]:
@@ -51,8 +52,8 @@ def dispatch_sizes(steps: int, most: int) -> list[int]:
 def _resident(run: Run) -> Feed:
     """All training images are on the device; a batch is the numbers of its samples."""
     settings, mesh = run.config.train, run.devices
-    samples = step.Samples(*device_mesh.replicate((run.dataset.train.array, training_labels(run)), mesh))
-    steps = sharding.map_resident_steps(mesh, run.plan.recipe, run.plan.views)
+    samples = view_steps.Samples(*device_mesh.replicate((run.dataset.train.array, training_labels(run)), mesh))
+    steps = sharding.map_resident_steps(mesh, run.plan.recipe, run.plan.view)
     # On CPU the steps of a dispatch are compiled one after the other (see `sharding.map_resident_steps`).
     most = settings.steps_per_dispatch or (1 if device_mesh.platform(mesh) == 'cpu' else 20)
 
@@ -61,11 +62,12 @@ def _resident(run: Run) -> Feed:
         while done < last:
             epoch, begin = divmod(done, run.plan.steps_per_epoch)
             order = input_pipeline.epoch_order(run.config.seed, epoch, len(run.dataset.train), settings.batch_size)
-            order = order[begin : begin + last - done]
-            for size in dispatch_sizes(len(order), most):
-                yield Dispatch(size, device_mesh.shard(order[:size], mesh, dim=1))
-                order = order[size:]
-                done += size
+            # Those of the epoch from its start: a run that resumes inside it dispatches the same programs.
+            ends = np.cumsum(dispatch_sizes(len(order), most))
+            for end in ends[ends > begin].tolist():
+                yield Dispatch(end - begin, device_mesh.shard(order[begin:end], mesh, dim=1))
+                done += end - begin
+                begin = end
 
     def update(state: step.TrainState, batch: jax.Array, rng: jax.Array) -> Any:
         return steps(state, samples, batch, rng)
@@ -95,4 +97,4 @@ def _from_host(run: Run) -> Feed:
         for batch in input_pipeline.prefetch(crops, functools.partial(device_mesh.from_processes, mesh=run.devices)):
             yield Dispatch(1, step.Batch(*batch))
 
-    return Feed(batches, sharding.map_cropped_step(run.devices, plan.recipe, plan.views))
+    return Feed(batches, sharding.map_cropped_step(run.devices, plan.recipe, random_views.of_crops(plan.views)))

@@ -1,15 +1,12 @@
-"""The optimiser, learning-rate schedules and the moving average of the target network."""
+"""The optimiser and the learning-rate schedules."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Tree = TypeVar('Tree')
-
-SCHEDULES = ('cosine_restarts', 'cosine', 'steps')
+from ancor_jax.config import SCHEDULES
 
 
 def schedule(
@@ -74,8 +71,3 @@ def sgd(learning_rate: optax.ScalarOrSchedule, momentum: float, weight_decay: fl
         optax.add_decayed_weights(weight_decay),
         optax.sgd(learning_rate, momentum=momentum or None),
     )
-
-
-def moving_average(target: Tree, online: Tree, momentum: float) -> Tree:
-    """momentum · target + (1 − momentum) · online for every leaf (parameters and batch statistics alike)."""
-    return jax.tree.map(lambda t, o: momentum * t + (1 - momentum) * o, target, online)

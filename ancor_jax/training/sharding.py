@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 from ancor_jax.losses import queue
 from ancor_jax.runtime import compiler
 from ancor_jax.runtime.device_mesh import AXIS, platform
-from ancor_jax.training import step
-from ancor_jax.views import random_views
+from ancor_jax.training import step, view_steps
+from ancor_jax.views.random_views import RandomView
 
 
 def state_specs(recipe: step.Recipe) -> Any:
@@ -46,26 +46,30 @@ def abstract_state(mesh: Mesh, recipe: step.Recipe, shapes: step.TrainState) -> 
     )
 
 
-def map_resident_steps(mesh: Mesh, recipe: step.Recipe, views: random_views.Recipe) -> Callable[..., Any]:
-    """`step.resident_steps` over the mesh, compiled once: (state, samples, indices [S, N], rng) → (state, metrics).
+def map_resident_steps(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Callable[..., Any]:
+    """`view_steps.resident_steps` over the mesh, compiled once.
+
+    It takes (state, samples, indices [S, N], rng) and returns (state, metrics).
 
     The state, as `state_specs` says, is donated; indices are split over the devices along N; samples and rng are on
     every device.
     """
     # XLA runs convolutions inside a loop many times slower on CPU (github.com/jax-ml/jax/issues/12868).
     unroll = platform(mesh) == 'cpu'
-    per_device = functools.partial(step.resident_steps, recipe=recipe, views=views, axis_name=AXIS, unroll=unroll)
+    steps = functools.partial(view_steps.resident_steps, recipe=recipe, view=view)
+    per_device = functools.partial(steps, axis_name=AXIS, unroll=unroll)
     state = state_specs(recipe)
-    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(state, P(), P(None, AXIS), P()), out_specs=(state, P()))
+    specs = (state, P(), P(None, AXIS), P())
+    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=(state, P()))
     return jax.jit(mapped, donate_argnums=0, compiler_options=compiler.options(platform(mesh)))
 
 
-def map_cropped_step(mesh: Mesh, recipe: step.Recipe, views: random_views.Recipe) -> Callable[..., Any]:
-    """`step.cropped_step` over the mesh, compiled once: (state, batch, rng) → (state, metrics).
+def map_cropped_step(mesh: Mesh, recipe: step.Recipe, view: RandomView) -> Callable[..., Any]:
+    """`view_steps.cropped_step` over the mesh, compiled once: (state, batch, rng) → (state, metrics).
 
     The state, as `state_specs` says, is donated; the batch is split over the devices.
     """
-    per_device = functools.partial(step.cropped_step, recipe=recipe, views=views, axis_name=AXIS)
+    per_device = functools.partial(view_steps.cropped_step, recipe=recipe, view=view, axis_name=AXIS)
     state = state_specs(recipe)
     batch: Any = P(AXIS)
     mapped = jax.shard_map(per_device, mesh=mesh, in_specs=(state, batch, P()), out_specs=(state, P()))

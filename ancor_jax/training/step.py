@@ -14,8 +14,6 @@ import optax
 from ancor_jax import losses, models
 from ancor_jax.losses import queue
 from ancor_jax.methods import Method
-from ancor_jax.training import optim
-from ancor_jax.views import random_views
 
 Params = dict[str, Any]
 
@@ -89,13 +87,7 @@ class Recipe(NamedTuple):
     temperature: float
     target_momentum: float
     shuffle_keys: bool  # permute the keys over the ghost batch-norm groups before the key pass (MoCo's shuffled BN)
-
-
-class Samples(NamedTuple):
-    """A whole training set on the device."""
-
-    images: jax.Array  # uint8 [M, H, W, 3]
-    labels: jax.Array  # int32 [M]
+    skip_nonfinite: bool = False  # keep the state of before a step whose loss or gradient is not finite
 
 
 def create_state(
@@ -122,8 +114,8 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        target_params=_copy(_without_classifier(params)) if method.uses_keys else {},
-        target_batch_stats=_copy(batch_stats) if method.uses_keys else {},
+        target_params=losses.init_target(_without_classifier(params)) if method.uses_keys else {},
+        target_batch_stats=losses.init_target(batch_stats) if method.uses_keys else {},
         opt_state=recipe.optimizer.init(params),
         queue=keys,
     )
@@ -169,7 +161,7 @@ def train_step(
         variables = {'params': params, 'batch_stats': state.batch_stats}
         return _apply(recipe.model, variables, query_views, state.step, query_rng)
 
-    outputs, backward, batch_stats = jax.vjp(query_pass, _as_varying(state.params, axis_name), has_aux=True)
+    outputs, backward, batch_stats = jax.vjp(query_pass, as_varying(state.params, axis_name), has_aux=True)
     batch_stats = _mean_over(batch_stats, axis_name)
 
     # Moving average and key pass.
@@ -177,10 +169,10 @@ def train_step(
     target_stats: Params = {}
     keys = None
     if method.uses_keys:
-        target_params = optim.moving_average(
+        target_params = losses.moving_average(
             state.target_params, _without_classifier(state.params), recipe.target_momentum
         )
-        target_stats = optim.moving_average(state.target_batch_stats, batch_stats, recipe.target_momentum)
+        target_stats = losses.moving_average(state.target_batch_stats, batch_stats, recipe.target_momentum)
         variables = {'params': target_params, 'batch_stats': target_stats}
         keys, target_stats = _key_pass(
             recipe, variables, batch.key, make_views, state.step, (key_rng, shuffle_rng), axis_name
@@ -199,7 +191,7 @@ def train_step(
     new_queue = state.queue
     if new_queue is not None and keys is not None:
         labels = None if method.contrast == 'single' else _gather(batch.labels, axis_name)
-        new_queue = queue.enqueue(new_queue, keys, labels, axis_name)
+        new_queue = queue.enqueue(new_queue, keys, labels, axis_name=axis_name, gather=False)
     new_state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -209,7 +201,16 @@ def train_step(
         opt_state=opt_state,
         queue=new_queue,
     )
+    if recipe.skip_nonfinite:
+        finite = _all_finite((metrics['loss'], gradients, batch_stats, keys))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        new_state = kept._replace(step=new_state.step)
+        metrics['skipped'] = 1 - finite.astype(jnp.float32)
     return new_state, metrics
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _apply(
@@ -296,94 +297,22 @@ def _contrast(
     """The contrast of the method."""
     method = recipe.method
     if method.contrast == 'single':
-        return losses.contrast(query, key, negatives.keys[0], recipe.temperature, axis_name)
+        return losses.contrast(query, key, negatives, temperature=recipe.temperature, axis_name=axis_name)
     if method.metric == 'angular':
         weights = models.class_weights(params)
     else:  # plain cosine reads no weights, and those of a forked head would not fit the embedding
         weights = jnp.zeros((negatives.keys.shape[0], query.shape[1]), query.dtype)
     function = losses.class_contrast if method.contrast == 'class' else losses.all_class_contrast
-    return function(query, key, negatives.keys, labels, weights, recipe.temperature, method.metric, axis_name)
-
-
-def resident_steps(
-    state: TrainState,
-    samples: Samples,
-    indices: jax.Array,
-    rng: jax.Array,
-    *,
-    recipe: Recipe,
-    views: random_views.Recipe,
-    axis_name: str | None = None,
-    unroll: bool = False,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """S steps in one dispatch, on a data set that is stored on the device: gather, augment, train.
-
-    Args:
-        state, recipe, axis_name: as `train_step`.
-        samples: the whole training set, on every device.
-        indices: int32 [S, n], the samples of each step that fall to this device.
-        rng: key of the run.
-        views: augmentation of the two views.
-        unroll: compile the steps one after the other instead of as a loop.
-
-    Returns:
-        The state after S steps and metrics [S], among them 'step', the number of steps done before each.
-    """
-
-    def one(state: TrainState, chosen: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        rngs = _as_varying(random_views.step_rng(rng, state.step), axis_name)
-
-        def make_views(source: jax.Array, places: jax.Array, number: int) -> jax.Array:
-            keys = random_views.view_keys(rngs, places, number)
-            return random_views.random_view(keys, samples.images[source], views)
-
-        batch = Batch(chosen, chosen, samples.labels[chosen])
-        after, metrics = train_step(
-            state, batch, steps_rng(rng), recipe=recipe, make_views=make_views, axis_name=axis_name
-        )
-        return after, metrics | {'step': state.step}
-
-    if not unroll:
-        return jax.lax.scan(one, state, indices)
-    history = []
-    for chosen in indices:
-        state, metrics = one(state, chosen)
-        history.append(metrics)
-    return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
-
-
-def cropped_step(
-    state: TrainState,
-    batch: Batch,
-    rng: jax.Array,
-    *,
-    recipe: Recipe,
-    views: random_views.Recipe,
-    axis_name: str | None = None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on crops that the host made: flip, colours and blur of the two views, then `train_step`.
-
-    Args:
-        state, recipe, axis_name: as `train_step`.
-        batch: of crops uint8 [n, size, size, 3].
-        rng: key of the run, as `resident_steps`.
-        views: augmentation of the two views, of which the crop is done.
-
-    Returns:
-        As `resident_steps` for one step.
-    """
-    rngs = _as_varying(random_views.step_rng(rng, state.step), axis_name)
-
-    def make_views(source: jax.Array, places: jax.Array, number: int) -> jax.Array:
-        return random_views.finish_view(random_views.view_keys(rngs, places, number), source, views)
-
-    after, metrics = train_step(state, batch, steps_rng(rng), recipe=recipe, make_views=make_views, axis_name=axis_name)
-    return after, jax.tree.map(lambda value: value[None], metrics | {'step': state.step})
-
-
-def steps_rng(rng: jax.Array) -> jax.Array:
-    """The key of the steps (dropout, shuffling), separate from that of the views, from the key of the run."""
-    return jax.random.fold_in(rng, 1)
+    return function(
+        query,
+        key,
+        negatives,
+        labels,
+        weights,
+        temperature=recipe.temperature,
+        metric=method.metric,
+        axis_name=axis_name,
+    )
 
 
 def _places(n: int, axis_name: str | None) -> jax.Array:
@@ -396,12 +325,8 @@ def _without_classifier(params: Params) -> Params:
     return {name: tree for name, tree in params.items() if name != 'classifier'}
 
 
-def _copy(tree: Params) -> Params:
-    """Buffers of its own, since the state is donated as one."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _as_varying(tree: Any, axis_name: str | None) -> Any:
+def as_varying(tree: Any, axis_name: str | None) -> Any:
+    """The tree marked as different on each device of the axis."""
     return tree if axis_name is None else jax.lax.pcast(tree, axis_name, to='varying')
 
 

@@ -6,7 +6,7 @@ and Gaussian blur. Every random part is a thin layer over a deterministic functi
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,8 @@ def two_views(
     Raises:
         ValueError: for images or a recipe that `random_view` refuses.
     """
-    keys = _sample_keys(key, sample_index)
-    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
-    return random_view(query_keys, images, recipe), random_view(key_keys, images, recipe)
+    keys, view = sample_keys(key, sample_index), of_images(recipe)
+    return view(keys, images, 0), view(keys, images, 1)
 
 
 def run_rng(seed: int) -> jax.Array:
@@ -83,17 +82,54 @@ def step_rng(rng: jax.Array, step: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(rng, 0), step)
 
 
-def view_keys(key: jax.Array, sample_index: jax.Array, view: int) -> jax.Array:
-    """The keys [N] of a batch's first (0) or second (1) views; arguments as `two_views`."""
-    return _of_view(_sample_keys(key, sample_index), view)
-
-
-def _sample_keys(key: jax.Array, sample_index: jax.Array) -> jax.Array:
+def sample_keys(key: jax.Array, sample_index: jax.Array) -> jax.Array:
+    """The keys [N] of the samples of a batch, from the key of the step's views and their rows in the global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, sample_index)
 
 
 def _of_view(keys: jax.Array, view: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, view)
+
+
+class RandomView(Protocol):
+    """Makes one of the two random views of samples."""
+
+    def __call__(self, keys: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+        """float32 [n, ...] from the keys [n] of the samples, what they are made of [n, ...], and 0 or 1."""
+        ...
+
+
+def of_images(recipe: Recipe) -> RandomView:
+    """`random_view` of images uint8 [n, H, W, 3]."""
+    return lambda keys, rows, number: random_view(_of_view(keys, number), rows, recipe)
+
+
+def of_crops(recipe: Recipe) -> RandomView:
+    """`finish_view` of crops uint8 [n, size, size, 3]."""
+    return lambda keys, rows, number: finish_view(_of_view(keys, number), rows, recipe)
+
+
+def of_features(keys: jax.Array, rows: jax.Array, number: int) -> jax.Array:
+    """A random one of the V stored views of each sample; the two views of a sample differ where V is more than one.
+
+    Args:
+        keys: [n], of the samples.
+        rows: [n, 1, 1, V, d] features of the views of each sample.
+        number: 0 or 1.
+
+    Returns:
+        float32 [n, 1, 1, d].
+    """
+    views = rows.shape[3]
+
+    def choose(key: jax.Array) -> jax.Array:
+        first_key, shift_key = jax.random.split(key)
+        first = jax.random.randint(first_key, (), 0, views, jnp.int32)
+        shift = jax.random.randint(shift_key, (), 1, max(views, 2), jnp.int32)
+        return first if number == 0 else (first + shift) % views
+
+    chosen = jax.vmap(choose)(keys)[:, None, None, None, None]
+    return jnp.take_along_axis(rows, chosen, axis=3)[:, :, :, 0].astype(jnp.float32)
 
 
 def random_view(keys: jax.Array, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -133,9 +169,8 @@ def finish_two_views(
     Returns:
         Two arrays [N, size, size, 3] float32, normalised.
     """
-    keys = _sample_keys(key, sample_index)
-    query_keys, key_keys = (_of_view(keys, view) for view in (0, 1))
-    return finish_view(query_keys, query, recipe), finish_view(key_keys, key_view, recipe)
+    keys, view = sample_keys(key, sample_index), of_crops(recipe)
+    return view(keys, query, 0), view(keys, key_view, 1)
 
 
 def finish_view(keys: jax.Array, crops: jax.Array, recipe: Recipe) -> jax.Array:

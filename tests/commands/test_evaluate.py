@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from PIL import Image
 from ancor_jax import config, data
 from ancor_jax.commands import classify, compare, embed
 from ancor_jax.commands import evaluate as evaluate_command
+from ancor_jax.commands import report as report_command
 from ancor_jax.config import ConfigError
 from ancor_jax.data import DataError
 from ancor_jax.evaluation import evaluate, results, trained_model
@@ -29,9 +32,9 @@ def untrained(directory, method: str, seed: int):
     model = trained_model.create_model(settings, num_classes)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False))(jax.random.key(seed))
     classes = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
-    workdir.claim(directory, settings, 1, classes, begun=False)
+    workdir.claim(directory, settings, 1, classes)
     with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
-        checkpoints.save_latest(7, {**variables, 'step': jnp.int32(7)})
+        checkpoints.save(7, {**variables, 'step': jnp.int32(7)})
     return directory
 
 
@@ -104,13 +107,13 @@ def test_two_networks_together(places, tmp_path):
 
 
 def test_what_is_not_there(tmp_path, places):
-    with pytest.raises(ConfigError, match='No run lies in .*; train first'):
+    with pytest.raises(ConfigError, match='No run is stored in .*; train first'):
         evaluate_command.evaluate_run(small(), tmp_path)
     with pytest.raises(ConfigError, match='eval.models takes two work directories, and has 1'):
         config.check(small(eval__models=('one',)))
     with pytest.raises(checkpoint.CheckpointError, match='No best checkpoint .* eval.every_epochs above 0'):
         trained_model.load(places[0], checkpoint.BEST)
-    with pytest.raises(ConfigError, match='holds a run with model.width=0.125, and 0.25 is asked for'):
+    with pytest.raises(ConfigError, match='holds a run with model.width=0.125, and this command has 0.25'):
         evaluate_command.evaluate_run(small(model__width=0.25), places[0])
 
 
@@ -155,7 +158,7 @@ def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
     answer = classify.classify(settings, places[0], pictures / 'support', pictures / 'query')
     assert answer.accuracy[1] == 30
     assert answer.accuracy[0] > 0.9  # a third by chance
-    out = places[0] / 'classification' / 'query'
+    out = places[0] / 'classification' / classify.output_name(pictures / 'support', pictures / 'query')
     with (out / 'classification.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['class'] for row in rows] == [answer.classes[number] for number in answer.predicted]
@@ -165,13 +168,76 @@ def test_ones_own_images_are_sorted(places, pictures, classifier, capsys):
         assert all(row['second'] != row['class'] for row in rows)
     page = (out / 'classification.html').read_text()
     assert page.count('<img') == 30 + 9
-    assert 'http' not in page.replace('data:image', '')
+    assert 'http:' not in page
+    assert 'https:' not in page
     assert 'are right' in capsys.readouterr().out
+    assert {row['coarse'] for row in rows} <= {'round', 'straight', 'curved'}
+    assert all(row['right'] == ('yes' if row['truth'] == row['class'] else 'no') for row in rows)
+
+
+def test_unreadable_queries_are_listed_and_improbable_answers_are_unknown(places, pictures, tmp_path):
+    query = tmp_path / 'query'
+    query.mkdir()
+    (query / 'good.png').write_bytes((pictures / 'query' / 'zero' / '3.png').read_bytes())
+    (query / '=broken.png').write_bytes(b'nothing')
+    settings = small(eval__unknown_below=1.0, eval__classifiers=('lr',))
+    answer = classify.classify(settings, places[0], pictures / 'support', query)
+    assert answer.names == ['unknown']
+    assert answer.accuracy is None
+    out = places[0] / 'classification' / classify.output_name(pictures / 'support', query)
+    with (out / 'classification.csv').open() as file:
+        good, bad = csv.DictReader(file)
+    assert good['error'] == ''
+    assert 'cannot be read' in bad['error']
+    assert '1 images cannot be read' in (out / 'classification.html').read_text()
+
+
+def test_probabilities_are_calibrated_and_the_page_has_the_confusion_matrix(places, pictures, capsys):
+    settings = small(eval__classifiers=('lr',), eval__support_copies=2)
+    answer = classify.classify(settings, places[0], pictures / 'support', pictures / 'query')
+    assert answer.temperature.images == 9  # all support images were left out in turn
+    np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert 'calibrated on the 9 support images' in capsys.readouterr().out
+    out = places[0] / 'classification' / classify.output_name(pictures / 'support', pictures / 'query')
+    page = (out / 'classification.html').read_text()
+    right = sum(truth == name for truth, name in zip(answer.truth, answer.names, strict=True))
+    assert page.count('<figure class="right">') == right
+    assert page.count('<figure class="wrong">') == 30 - right
+    for truth, row in answer.confusion():
+        assert f'<th scope="row">{truth}</th>' in page
+        assert sum(row.values()) == 10
+    rows = answer.confusion()
+    printed = classify.summary(answer).splitlines()
+    assert [line.split()[0] for line in printed[-3:]] == [truth for truth, _ in rows]
+    assert [int(cell) for cell in printed[-3].split()[1:]] == [rows[0][1].get(name, 0) for name in answer.classes]
+
+
+def test_unknown_needs_probabilities_and_a_name_of_its_own(places, pictures, tmp_path):
+    with pytest.raises(ConfigError, match=r"the classifier 'cosine' gives none; set .*lr, lr_balanced, prototype"):
+        classify.classify(small(eval__unknown_below=0.5), places[0], pictures / 'support', pictures / 'query')
+    for name in ('zero', 'unknown'):
+        shutil.copytree(pictures / 'support' / 'zero', tmp_path / name)
+    with pytest.raises(DataError, match="'unknown' is the answer for images of no class; rename the folder"):
+        classify.classify(small(), places[0], tmp_path, pictures / 'query')
+
+
+def test_no_output_replaces_that_of_other_images(places, pictures, tmp_path):
+    for day in ('day1', 'day2'):
+        shutil.copytree(pictures / 'query' / 'zero', tmp_path / day / 'train')
+    directory = shutil.copytree(places[0], tmp_path / 'run')
+    written = [embed.embed(small(), directory, tmp_path / day / 'train') for day in ('day1', 'day2')]
+    written += [embed.embed(small(), directory), embed.embed(small(data__train_images=100), directory)]
+    paths = [path for some in written for path in some]
+    assert len(set(paths)) == len(paths) == 6
+    assert embed.embed(small(), directory)[0] == directory / 'embeddings' / 'train.npz'
+    for day in ('day1', 'day2'):
+        classify.classify(small(), directory, pictures / 'support', tmp_path / day / 'train')
+    assert len(list((directory / 'classification').glob('train-*'))) == 2
 
 
 def test_embeddings_of_a_folder(places, pictures):
     (path,) = embed.embed(small(), places[0], pictures / 'query')
-    assert path.name == 'query.npz'
+    assert path.name == embed.output_name('query', os.fsencode(pictures / 'query')) + '.npz'
     with np.load(path) as archive:
         assert len(archive['features']) == len(archive['paths']) == 30
         assert 'coarse' not in archive
@@ -208,3 +274,54 @@ def test_table_is_markdown():
         ' 60.00 ± 0.50        ',
     ]
     assert 'intra-class (3–4-way) 1-shot' in lines[3]
+
+
+@pytest.fixture
+def coarse_folder(tmp_path):
+    """train/<coarse>/*.png and val/<coarse>/*.png of digits, without fine labels and in another order of classes."""
+    dataset = data.load(small().data)
+    for part, split, count in (('train', dataset.train, 12), ('val', dataset.test, 8)):
+        for number, name in enumerate(dataset.coarse_names):
+            folder = tmp_path / 'data' / part / name
+            folder.mkdir(parents=True)
+            for index in np.flatnonzero(split.coarse == number)[:count]:
+                Image.fromarray(split.images[index]).save(folder / f'{index}.png')
+    return small(data__name='folder', data__dir=str(tmp_path / 'data'), data__train_images=0)
+
+
+def test_without_fine_labels_coarse_classes_are_evaluated_reported_and_embedded(
+    places, coarse_folder, tmp_path, capsys
+):
+    directory = shutil.copytree(places[0], tmp_path / 'run')
+    evaluation = evaluate_command.evaluate_run(coarse_folder, directory)
+    assert evaluation.results == []
+    measures = {(score.probe, score.measure): score.value for score in evaluation.scores}
+    assert set(measures) == {('coarse', 'coarse accuracy'), ('neighbours', 'coarse agreement')}
+    printed = capsys.readouterr().out
+    assert 'There are no few-shot episodes: they need test images with fine labels' in printed
+    # The classes of the folder are in alphabetical order, those of the run are not: they are matched by name.
+    dataset = data.load(coarse_folder.data)
+    network = trained_model.load(directory)
+    assert dataset.coarse_names == ('curved', 'round', 'straight')
+    assert network.class_names == ('round', 'straight', 'curved')
+    outputs = network.extractor(coarse_folder.eval).of_images(network.variables, dataset.test.images)
+    answers = [network.class_names[index] for index in np.asarray(outputs.class_logits).argmax(axis=1)]
+    right = np.mean([dataset.coarse_names[c] == name for c, name in zip(dataset.test.coarse, answers, strict=True)])
+    np.testing.assert_allclose(measures['coarse', 'coarse accuracy'], 100 * right)
+
+    page = report_command.report_run(coarse_folder, directory).read_text(encoding='utf-8')
+    assert f'has the right coarse class for {100 * right:.1f} % of the test images' in page
+    with np.load(embed.embed(coarse_folder, directory)[1]) as archive:
+        assert 'fine' not in archive
+        assert len(archive['features']) == 24
+
+
+def test_without_test_images_the_report_is_of_training_images_and_an_evaluation_is_refused(
+    places, coarse_folder, tmp_path
+):
+    shutil.rmtree(tmp_path / 'data' / 'val')
+    directory = shutil.copytree(places[0], tmp_path / 'run')
+    with pytest.raises(ConfigError, match='has no test images, and evaluation is of images that training has not seen'):
+        evaluate_command.evaluate_run(coarse_folder, directory)
+    page = report_command.report_run(coarse_folder, directory).read_text(encoding='utf-8')
+    assert '36 training images' in page

@@ -1,5 +1,6 @@
 """The common form of the data sets and its checks, decoding into memory, the way of the images, and the digits."""
 
+import dataclasses
 import io
 import pathlib
 from typing import Any
@@ -238,6 +239,15 @@ def test_unreadable_images_are_named_or_left_out() -> None:
         dataset.without_unreadable(split, 1, 'here')
     whole = encoded_split(pictures)
     assert dataset.without_unreadable(whole, 0, 'here') == (whole, [])
+
+
+def test_some_coarse_classes_keep_the_notes_and_the_record_of_the_data() -> None:
+    whole = encoded_dataset(*(encoded_split([picture(6, 6)] * 8) for _ in range(2)))
+    noted = dataclasses.replace(
+        whole, coarse_names=('tree', 'pet', 'car'), notes=('a note',), record='{"path": "a.png", "coarse": "tree"}\n'
+    )
+    part = dataset.only_coarse_classes(noted, ('tree', 'pet'))
+    assert (part.coarse_names, part.notes, part.record) == (('tree', 'pet'), noted.notes, noted.record)
 
 
 def test_unreadable_images_count_over_both_splits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

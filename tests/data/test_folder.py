@@ -496,5 +496,5 @@ def test_variants(variant):
 
 def test_an_unknown_variant_is_refused():
     assert isinstance(folder_coarse.experiment(), Config)
-    with pytest.raises(ConfigError, match="photos, small, cpu, and 'large' is asked for"):
+    with pytest.raises(ConfigError, match="photos, small, cpu, pretrained, and not 'large'"):
         folder_coarse.experiment('large')

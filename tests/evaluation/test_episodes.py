@@ -173,7 +173,7 @@ def mean_colours(variables, images, variants):
     return jnp.asarray(flat @ np.random.default_rng(0).normal(size=(flat.shape[1], 12)).astype(np.float32))
 
 
-@pytest.mark.parametrize('batch_size', [1, 64])
+@pytest.mark.parametrize('batch_size', [pytest.param(1, marks=pytest.mark.slow), 64])
 def test_images_read_one_by_one_give_the_same_as_in_memory(batch_size):
     noise = np.random.default_rng(1).integers(0, 256, split().images.shape, np.uint8)
     in_memory = dataclasses.replace(split(), images=noise)

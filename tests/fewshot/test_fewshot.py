@@ -1,5 +1,8 @@
 """Episodes against their definition; classifiers against the reference's outputs and scikit-learn."""
 
+import doctest
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from ancor_jax import fewshot
-from ancor_jax.fewshot import classifiers, logistic
+from ancor_jax.fewshot import calibration, classifiers, logistic
 from tests import golden
 
 # One episode, for the tests that look at the solution itself.
@@ -131,7 +134,7 @@ def test_every_class_and_image_gets_its_turn() -> None:
         ({'fine_labels': np.zeros((3, 2), int)}, 'give a non-empty'),
         ({'protocol': 'intra', 'coarse_labels': None}, 'give coarse_labels'),
         ({'protocol': 'intra', 'coarse_labels': np.zeros(5, int)}, 'align them'),
-        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'lies in 7 coarse classes'),
+        ({'protocol': 'intra', 'coarse_labels': np.arange(63)}, 'is in 7 coarse classes'),
         ({'protocol': 'intra', 'coarse_labels': split(0)[0]}, 'no coarse class has two fine classes'),
     ],
 )
@@ -150,7 +153,7 @@ def test_logistic_regression_gives_the_references_labels_and_the_exact_probabili
     data = golden.load(name)
     labels = golden.load('fewshot')['support_ys']
     support, query = data['support' + suffix], data['query' + suffix]
-    probabilities = fewshot.lr_probabilities(support, labels, query, ways=5)
+    probabilities = fewshot.probabilities('lr', support, labels, query, ways=5)
     np.testing.assert_allclose(probabilities, data['lr_proba_exact' + suffix], atol=1e-5)
     predictions = fewshot.classify('lr', support, labels, query, ways=5)
     assert predictions.dtype == jnp.int32
@@ -172,7 +175,7 @@ def test_logistic_regression_finds_the_exact_weights_and_intercept() -> None:
 
 def test_two_classes_are_penalised_as_a_multinomial() -> None:
     data = golden.load('lr_two_class')
-    probabilities = fewshot.lr_probabilities(data['s'], data['y'], data['q'], ways=2)
+    probabilities = fewshot.probabilities('lr', data['s'], data['y'], data['q'], ways=2)
     assert probabilities.shape == (30, 2)
     np.testing.assert_allclose(probabilities[:, 1], data['p1_multinomial'], atol=1e-3)
     np.testing.assert_allclose(probabilities, exact(data['s'], data['y'], data['q']), atol=1e-5)
@@ -199,9 +202,9 @@ def test_concat_and_unnormalised_features_give_the_references_lr_labels() -> Non
     a, b = golden.load('fewshot'), golden.load('fewshot_b')
     labels = a['support_ys']
     support, query = (np.concatenate([a[part], b[part + '_b']], axis=-1) for part in ('support', 'query'))
-    probabilities = np.asarray(fewshot.lr_probabilities(support, labels, query, ways=5))
+    probabilities = np.asarray(fewshot.probabilities('lr', support, labels, query, ways=5))
     agree_up_to_ties(probabilities.argmax(-1), a['pred_concat_LR'], probabilities)
-    raw = np.asarray(fewshot.lr_probabilities(a['raw_support'], labels, a['raw_query'], ways=5))
+    raw = np.asarray(fewshot.probabilities('lr', a['raw_support'], labels, a['raw_query'], ways=5))
     # Norms of 20: far from the Hessian that our solver is scaled for. The reference's labels come from
     # scikit-learn's default tolerance, which stops up to 0.11 from the exact probabilities here.
     for e in range(3):
@@ -273,7 +276,7 @@ def test_cascade_with_logistic_regression() -> None:
 )
 def test_logistic_regression_is_scikit_learns(ways: int, copies: int, dim: int, noise: float) -> None:
     support, labels, query, _ = features(ways, ways, copies, 6, dim, noise)
-    probabilities = fewshot.lr_probabilities(support, labels, query, ways=ways)
+    probabilities = fewshot.probabilities('lr', support, labels, query, ways=ways)
     np.testing.assert_allclose(probabilities, exact(support, labels, query), atol=1e-5)
 
 
@@ -283,10 +286,10 @@ def test_logistic_regression_with_unbalanced_large_and_constant_features() -> No
     normal = rng.normal(size=(16, 12)).astype(np.float32)
     for scale, error in ((1e-2, 1e-5), (1.0, 1e-5), (10.0, 2e-3)):
         support, query = scale * normal[:9], scale * normal[9:]
-        probabilities = fewshot.lr_probabilities(support, labels, query, ways=3)
+        probabilities = fewshot.probabilities('lr', support, labels, query, ways=3)
         np.testing.assert_allclose(probabilities, exact(support, labels, query), atol=error)
     # Features that say nothing leave the class frequencies.
-    constant = fewshot.lr_probabilities(np.ones_like(support), labels, np.ones_like(query), ways=3)
+    constant = fewshot.probabilities('lr', np.ones_like(support), labels, np.ones_like(query), ways=3)
     np.testing.assert_allclose(constant, np.tile([6 / 9, 1 / 9, 2 / 9], (7, 1)), atol=1e-4)
 
 
@@ -316,24 +319,81 @@ def test_knn_is_scikit_learns(supports: int) -> None:
     np.testing.assert_array_equal(expected[:3], labels[:3])
 
 
+# Calibration
+
+
+def test_held_out_scores_are_those_of_a_classifier_without_the_image() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=6, queries=1, dim=12)
+    images = np.arange(18) // 2  # two copies of each
+    found = fewshot.held_out_scores('lr_balanced', support, labels, images, ways=3)
+    for image in (0, 4, 8):
+        out = images == image
+        expected = fewshot.class_scores('lr_balanced', support[~out], labels[~out], support[out], ways=3)
+        np.testing.assert_allclose(found[out], expected, atol=1e-4)
+
+
+def test_many_supports_are_left_out_in_parts_that_leave_some_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, 'MOST_FOLDS', 4)
+    labels = np.array([0] * 2 + [1] * 20).repeat(3)
+    images = np.arange(22).repeat(3)
+    fold = calibration._folds(labels, images)
+    assert fold.max() < 4
+    for part in range(fold.max() + 1):
+        assert set(labels[fold != part]) == {0, 1}
+    for image in range(22):
+        assert len(set(fold[images == image])) == 1
+
+
+def test_the_fitted_temperature_is_the_one_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 4, (4000, 3))
+    for true in (0.5, 1.0, 3.0):
+        noise = rng.gumbel(size=scores.shape)
+        labels = (scores / true + noise).argmax(axis=1)
+        fitted = fewshot.fit_temperature(scores, labels, default=1.0, weight=4000)
+        assert fitted == pytest.approx(true, rel=0.15)
+        before, after = (
+            fewshot.expected_calibration_error(fewshot.calibrated(scores, value), labels) for value in (10.0, fitted)
+        )
+        assert after < 0.03 < before
+    # A few scores, all right, do not make the temperature vanish.
+    assert fewshot.fit_temperature(np.eye(3), np.arange(3), default=0.5, weight=3) > 0.05
+
+
+def test_one_image_of_a_class_leaves_the_default_temperature() -> None:
+    support, labels, _, _ = features(0, ways=3, copies=4, queries=1, dim=12)
+    images = np.where(labels == 2, 8, np.arange(12))  # four copies of the one image of the last class
+    found = fewshot.temperature('lr_balanced', support, labels, images, ways=3)
+    assert found == (fewshot.CLASSIFIERS['lr_balanced'].temperature, 0)
+
+
 # Properties
 
 
+@pytest.mark.parametrize(
+    'module', ['calibration', 'classifiers', 'ensembling', 'logistic', 'priors', 'sampling', 'statistics']
+)
+def test_the_examples_of_docstrings_give_what_they_say(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f'ancor_jax.fewshot.{module}'))
+    assert found.attempted > 0
+    assert not found.failed
+
+
 @settings(deadline=None, max_examples=8)
-@given(seed=st.integers(0, 2**31), method=st.sampled_from(fewshot.METHODS))
+@given(seed=st.integers(0, 2**31), method=st.sampled_from(sorted(fewshot.CLASSIFIERS)))
 def test_predictions_follow_permutations(seed: int, method: str) -> None:
     support, labels, query, _ = features(seed, ways=3, copies=2, queries=5, dim=8)
     rng = np.random.default_rng(seed)
     of_support, of_query, of_class = rng.permutation(6), rng.permutation(15), rng.permutation(3)
     plain = np.asarray(fewshot.classify(method, support, labels, query, ways=3))
     permuted = fewshot.classify(method, support[of_support], of_class[labels[of_support]], query[of_query], ways=3)
-    probabilities = np.sort(fewshot.lr_probabilities(support, labels, query, ways=3), axis=-1)
+    probabilities = np.sort(fewshot.probabilities('lr', support, labels, query, ways=3), axis=-1)
     tie = (probabilities[:, -1] - probabilities[:, -2] < 1e-3) if method == 'lr' else np.zeros(15, bool)
     same = np.asarray(permuted) == of_class[plain][of_query]
     assert (same | tie[of_query]).all()
 
 
-@pytest.mark.parametrize('method', fewshot.METHODS)
+@pytest.mark.parametrize('method', fewshot.CLASSIFIERS)
 def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = golden.load('fewshot')
     support, query = data['support'][:5], data['query'][:5]
@@ -352,14 +412,14 @@ def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: 
     table[place[:125]], table[place[125:]] = support.reshape(125, -1), query.reshape(375, -1)
     rows = fewshot.Rows(table, place[:125].reshape(5, 25)), fewshot.Rows(table, place[125:].reshape(5, 75))
     np.testing.assert_array_equal(fewshot.classify(method, rows[0], labels, rows[1], ways=5), batch)
-    with pytest.raises(ValueError, match='rows 0 ... 500 are asked for, and the table has 500'):
+    with pytest.raises(ValueError, match='rows run from 0 to 500, and the table has 500'):
         fewshot.classify(method, rows[0]._replace(rows=np.array([[0, 500]])), labels[:1], rows[1], ways=5)
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'method': 'svm'}, "unknown few-shot method 'svm': use one of lr, nn, cosine, knn"),
+        ({'method': 'svm'}, "unknown few-shot method 'svm': use one of lr, lr_balanced, prototype, nn, cosine, knn"),
         ({'query': np.zeros((2, 3, 9))}, 'the same E and d'),
         ({'query': np.zeros((3, 8))}, 'the same E and d'),
         ({'support': np.zeros((2, 0, 8))}, 'none of them empty'),
@@ -406,3 +466,50 @@ def test_normalize() -> None:
     assert norm[0, 0] == 0
     np.testing.assert_allclose(norm.ravel()[1:], 1, rtol=1e-6)
     np.testing.assert_allclose(normalized * np.linalg.norm(x, axis=-1, keepdims=True), x, atol=1e-6)
+
+
+@pytest.mark.parametrize('counts', [(5, 1, 1, 1), (3, 2, 1, 1), (20, 5, 2, 1), (2, 2, 2, 2)])
+def test_balanced_logistic_regression_is_scikit_learns(counts):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    centres = rng.normal(size=(len(counts), 16))
+    support = np.asarray(fewshot.normalize((centres[labels] + rng.normal(size=(len(labels), 16))).astype(np.float32)))
+    query = np.asarray(fewshot.normalize(rng.normal(size=(40, 16)).astype(np.float32)))
+    ours = np.asarray(fewshot.probabilities('lr_balanced', support, labels, query, ways=len(counts)))
+    theirs = LogisticRegression(class_weight='balanced', tol=1e-10, max_iter=10_000).fit(support, labels)
+    np.testing.assert_allclose(ours, theirs.predict_proba(query), atol=2e-4)
+
+
+def test_with_equal_supports_the_balanced_regression_is_the_plain_one():
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4, dtype=np.int32), 3)
+    support, query = (rng.normal(size=(n, 8)).astype(np.float32) for n in (12, 20))
+    plain, balanced = (
+        np.asarray(fewshot.probabilities(name, support, labels, query, ways=4)) for name in ('lr', 'lr_balanced')
+    )
+    np.testing.assert_array_equal(balanced, plain)
+
+
+def test_five_supports_of_one_class_do_not_take_the_others_queries():
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(4, 32)) * 0.6
+    labels = np.repeat(np.arange(4, dtype=np.int32), (5, 1, 1, 1))
+    truth = np.repeat(np.arange(4), 50)
+    draw = lambda classes: np.asarray(  # noqa: E731
+        fewshot.normalize((centres[classes] + rng.normal(size=(len(classes), 32))).astype(np.float32))
+    )
+    support, query = draw(labels), draw(truth)
+    share = {
+        name: np.mean(np.asarray(fewshot.classify(name, support, labels, query, ways=4)) == 0)
+        for name in ('lr', 'lr_balanced', 'prototype')
+    }
+    assert share['lr'] > 0.8
+    assert share['lr_balanced'] < 0.5
+    assert share['prototype'] < 0.5
+
+
+def test_methods_without_probabilities_are_refused():
+    with pytest.raises(ValueError, match="'cosine' gives no probabilities: use one of lr, lr_balanced, prototype"):
+        fewshot.probabilities('cosine', np.ones((2, 3)), np.array([0, 1]), np.ones((1, 3)), ways=2)

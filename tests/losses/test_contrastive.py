@@ -6,7 +6,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -370,12 +372,16 @@ def test_negative_cosine():
         ({'metric': 'euclid'}, 'metric must be one of'),
         ({'key': jnp.ones((3, 8))}, 'query and key'),
         ({'labels': jnp.zeros(3, jnp.int32)}, 'labels must be'),
-        ({'labels': jnp.zeros(4)}, 'labels must be'),
+        ({'labels': jnp.zeros(4)}, r'pass labels.astype\(jnp.int32\)'),
+        ({'labels': [0, 1, 0, 1]}, r'labels must be an array and is a list; pass jnp.asarray\(labels\)'),
+        ({'query': [[0.0] * 8] * 4}, 'query must be an array'),
+        ({'query': jnp.ones((4, 8), jnp.int32)}, 'query must hold floating-point numbers'),
         ({'queue': jnp.ones((5, 8))}, 'queue must be'),
         ({'queue': jnp.ones((2, 0, 8))}, 'queue must be'),
         ({'class_weights': jnp.ones((2, 9))}, 'class_weights must be'),
     ],
 )
+@pytest.mark.usefixtures('unchecked')
 def test_bad_input_gets_one_sentence(change, message):
     q, k, queue, labels, weights = random_problem(0, 4, 2, 3, 8)
     arguments = {'query': q, 'key': k, 'queue': queue, 'labels': labels, 'class_weights': weights} | change
@@ -383,17 +389,136 @@ def test_bad_input_gets_one_sentence(change, message):
         losses.class_contrastive_loss(**arguments)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_moco_refuses_a_class_queue():
     q, k, queue, *_ = random_problem(0, 4, 2, 3, 8)
-    with pytest.raises(ValueError, match='class-agnostic'):
-        losses.contrastive_loss(q, k, queue)
+    for keys in (queue, losses.queue.Queue(queue, jnp.zeros(2, jnp.int32))):
+        with pytest.raises(ValueError, match='class-agnostic'):
+            losses.contrastive_loss(q, k, keys)
 
 
-def test_importing_losses_needs_only_jax():
+def test_losses_need_nothing_but_jax():
+    others = (
+        'flax',
+        'optax',
+        'orbax',
+        'tensorflow_datasets',
+        'sklearn',
+        'ml_collections',
+        'absl',
+        'jaxtyping',
+        'beartype',
+    )
     code = (
         'import sys, jax\n'
-        "for name in ('flax', 'optax', 'orbax', 'tensorflow_datasets', 'sklearn', 'ml_collections', 'absl'):\n"
-        '    sys.modules[name] = None\n'
-        'import ancor_jax.losses, ancor_jax.queue\n'
+        f'sys.modules |= dict.fromkeys({others})\n'
+        'from ancor_jax import losses, queue\n'
+        'keys = queue.init(jax.random.key(0), 2, 3, 4)\n'
+        'x, labels = jax.numpy.ones((2, 4)), jax.numpy.arange(2)\n'
+        'losses.ancor_loss(x[:, :2], x, x, queue.enqueue(keys, x, labels), labels, x)\n'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_cross_entropy_equals_optax():
+    logits, labels = jax.random.normal(jax.random.key(0), (9, 5)) * 30, jnp.arange(9) % 5
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_array_equal(losses.cross_entropy(logits, labels), expected)
+
+
+@pytest.mark.parametrize('exponent', [-29, -20, -13, 13, 20, 29])
+@pytest.mark.parametrize('metric', losses.METRICS)
+def test_norms_of_any_size_give_the_loss_and_gradient_of_ordinary_ones(metric, exponent):
+    """A gradient is inversely proportional to the norm. Entries of one row differ by four orders of magnitude."""
+    q, k, queue, labels, weights = random_problem(13, 12, 3, 7, 8)
+    q *= jnp.logspace(-2, 2, 8)[None]
+    scale = 10.0**exponent
+
+    def value_and_gradients(scale):
+        inputs = q * scale, k * scale, queue.at[:, ::2].multiply(scale), labels, weights * scale
+        return value_and_gradient(losses.class_contrastive_loss, *inputs, metric=metric)
+
+    value, gradient = value_and_gradients(scale)
+    expected, expected_gradient = value_and_gradients(1.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    largest = np.abs(expected_gradient).max()
+    np.testing.assert_allclose(np.asarray(gradient) * np.float64(scale), expected_gradient, atol=1e-5 * largest)
+
+
+def test_a_factor_that_is_a_power_of_two_changes_no_digit():
+    x = jax.random.normal(jax.random.key(0), (20, 16))
+    for exponent in (-90, -1, 40, 90):
+        np.testing.assert_array_equal(losses.l2_normalize(x * 2.0**exponent), losses.l2_normalize(x))
+
+
+def test_rows_without_direction_have_no_gradient_and_others_a_finite_one():
+    for x in (jnp.zeros((1, 4)), jnp.full((1, 4), 1e-31), jnp.full((1, 4), 1.1e-30)):
+        value, gradient = jax.value_and_grad(lambda x: losses.l2_normalize(x)[0, 0])(x)
+        assert np.isfinite(gradient).all()
+        np.testing.assert_allclose(value, 0 if x.max() < 1e-30 else 0.5, rtol=1e-6)
+
+
+def test_not_a_number_is_not_hidden():
+    for bad in (jnp.nan, jnp.inf):
+        assert np.isnan(losses.l2_normalize(jnp.asarray([[1.0, bad], [3.0, 4.0]]))).any(1).tolist() == [True, False]
+
+
+def test_a_queue_may_be_passed_for_its_keys():
+    q, k, keys, labels, weights = random_problem(14, 5, 3, 6, 8)
+    whole = losses.queue.Queue(keys, jnp.zeros(3, jnp.int32))
+    for function in (losses.class_contrast, losses.all_class_contrast):
+        expected = function(q, k, keys, labels, weights)
+        np.testing.assert_array_equal(function(q, k, whole, labels, weights).loss, expected.loss)
+    np.testing.assert_array_equal(
+        losses.class_contrastive_logits(q, k, whole, labels, weights),
+        losses.class_contrastive_logits(q, k, keys, labels, weights),
+    )
+    single = losses.queue.Queue(keys[:1], jnp.zeros(1, jnp.int32))
+    np.testing.assert_array_equal(losses.contrastive_loss(q, k, single), losses.contrastive_loss(q, k, keys[0]))
+    total = losses.ancor_loss(q @ weights.T, q, k, whole, labels, weights).total
+    np.testing.assert_array_equal(total, losses.ancor_loss(q @ weights.T, q, k, keys, labels, weights).total)
+
+
+@pytest.mark.usefixtures('unchecked')
+def test_arrays_of_numpy_are_accepted():
+    inputs = random_problem(15, 5, 3, 6, 8)
+    expected = losses.class_contrastive_loss(*inputs)
+    actual = losses.class_contrastive_loss(*map(np.asarray, inputs), temperature=np.float64(0.2))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_traced_temperature_gets_its_gradient():
+    inputs = random_problem(16, 5, 3, 6, 8)
+    gradient = jax.grad(lambda t: losses.class_contrastive_loss(*inputs, temperature=t).mean())(0.2)
+    expected = jax.grad(lambda t: dense_loss(*inputs, temperature=t).mean())(0.2)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('temperature', [0, 0.0, -0.2, float('nan'), float('inf'), None, 'cold', [0.2, 0.2]])
+@pytest.mark.usefixtures('unchecked')
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    q, k, queue, labels, weights = random_problem(0, 4, 2, 3, 8)
+    for loss in (losses.class_contrastive_loss, losses.all_class_contrastive_loss, losses.class_contrastive_logits):
+        with pytest.raises(ValueError, match='temperature must be a positive number, such as 0.2'):
+            loss(q, k, queue, labels, weights, temperature=temperature)
+    with pytest.raises(ValueError, match='temperature must be'):
+        losses.contrastive_loss(q, k, queue[0], temperature=temperature)
+
+
+def test_options_are_keywords():
+    inputs = random_problem(0, 4, 2, 3, 8)
+    with pytest.raises(TypeError, match='positional'):
+        losses.class_contrast(*inputs, 0.1)
+
+
+@pytest.mark.usefixtures('unchecked')
+def test_logits_of_other_classes_are_refused():
+    q, k, queue, labels, weights = random_problem(0, 4, 2, 3, 8)
+    with pytest.raises(ValueError, match=r'class_logits must be \[4, 2\]'):
+        losses.ancor_loss(jnp.zeros((4, 3)), q, k, queue, labels, weights)
+
+
+def test_annotations_are_checked_in_tests():
+    q, k, queue, labels, weights = random_problem(0, 4, 2, 3, 8)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        losses.class_contrast(q, k, queue, labels, weights[:, :3])

@@ -94,7 +94,7 @@ def test_slots_split_over_devices_equal_one_device(num_devices, n):
     places = queue.Queue(P(None, device_mesh.AXIS), P())
     split = jax.jit(
         jax.shard_map(
-            functools.partial(queue.enqueue, axis_name=device_mesh.AXIS),
+            functools.partial(queue.enqueue, axis_name=device_mesh.AXIS, gather=False),
             mesh=devices,
             in_specs=(places, P(), P()),
             out_specs=places,
@@ -129,6 +129,7 @@ def test_keeps_its_dtype():
     assert after.keys.dtype == jnp.bfloat16
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_bad_input_gets_one_sentence():
     fresh = queue.init(jax.random.key(0), 2, 4, 8)
     with pytest.raises(ValueError, match='keys must be'):
@@ -137,3 +138,9 @@ def test_bad_input_gets_one_sentence():
         queue.enqueue(fresh, jnp.ones((3, 8)), jnp.array([0, 1]))
     with pytest.raises(ValueError, match='at least 1'):
         queue.init(jax.random.key(0), 2, 0, 8)
+    with pytest.raises(ValueError, match=r'labels must be an array and is a list; pass jnp.asarray\(labels\)'):
+        queue.enqueue(fresh, jnp.ones((2, 8)), [0, 1])
+    with pytest.raises(ValueError, match=r'labels.astype\(jnp.int32\)'):
+        queue.enqueue(fresh, jnp.ones((2, 8)), jnp.zeros(2))
+    with pytest.raises(ValueError, match='queue must be a Queue'):
+        queue.enqueue(fresh.keys, jnp.ones((2, 8)))

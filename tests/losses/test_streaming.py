@@ -1,6 +1,7 @@
 """The layouts of the work: all give the plain formula's numbers, on one device and split over several."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from ancor_jax import losses
-from ancor_jax.losses import streaming
+from ancor_jax.losses import contrastive, projection, streaming
 from ancor_jax.losses.streaming import Layout
 from tests.helpers import dense_loss, random_problem, value_and_gradient
 
@@ -24,25 +24,26 @@ LAYOUTS = {
 }
 
 
-def own_loss(*inputs, **options):
-    return losses.class_contrast(*inputs, **options).loss
+def contrast_loss(*inputs, own_class, metric='angular', layout=None, axis_name=None):
+    which = streaming.Negatives(metric, own_class, axis_name, layout)
+    return contrastive.streamed_contrast(which, *inputs, 0.2).loss
 
 
-def all_loss(*inputs, **options):
-    return losses.all_class_contrast(*inputs, **options).loss
+own_loss = functools.partial(contrast_loss, own_class=True)
+all_loss = functools.partial(contrast_loss, own_class=False)
 
 
 def dense_all_loss(query, key, queue, labels, weights, metric):
     """Negatives of all classes, each projected around its own weight."""
-    projected = losses.project(query, weights[labels], metric)
-    positive = jnp.sum(projected * losses.project(key, weights[labels], metric), axis=1, keepdims=True)
-    keys = losses.project(queue, weights[:, None], metric).reshape(-1, query.shape[1])
+    projected = projection.project(query, weights[labels], metric)
+    positive = jnp.sum(projected * projection.project(key, weights[labels], metric), axis=1, keepdims=True)
+    keys = projection.project(queue, weights[:, None], metric).reshape(-1, query.shape[1])
     logits = jnp.concatenate([positive, jnp.dot(projected, keys.T, precision='highest')], axis=1) / 0.2
     return -jax.nn.log_softmax(logits)[:, 0]
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('metric', losses.METRICS)
+@pytest.mark.parametrize('metric', projection.METRICS)
 @pytest.mark.parametrize(('n', 'classes', 'size'), [(37, 5, 19), (3, 8, 1), (16, 1, 24)])
 def test_every_layout_equals_the_formula(layout, metric, n, classes, size):
     inputs = random_problem(n, n, classes, size, 8)
@@ -104,10 +105,18 @@ def test_vmap_of_every_layout_equals_a_loop():
         np.testing.assert_allclose(jax.jit(jax.vmap(loss))(*stacked), jnp.stack(expected), rtol=1e-5)
 
 
-@pytest.mark.parametrize(('platform', 'in_turn'), [('cpu', True), ('tpu', False), ('cuda', False), ('rocm', False)])
-def test_the_platform_chooses_the_layout(platform, in_turn):
-    """Blocks in turn are a loop around the loop over pieces; for a GPU or TPU there is the inner one alone."""
-    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in random_problem(0, 64, 4, 32, 8)]
-    inputs[3] = jax.ShapeDtypeStruct((64,), jnp.int32)
-    lowered = jax.export.export(jax.jit(jax.grad(lambda *x: own_loss(*x).sum())), platforms=[platform])(*inputs)
-    assert lowered.mlir_module().count('stablehlo.while') == (2 if in_turn else 1)
+@pytest.mark.parametrize(('platform', 'layout'), [('cpu', 'cpu'), ('tpu', 'tpu'), ('cuda', 'gpu'), ('rocm', 'gpu')])
+def test_the_platform_chooses_the_layout(platform, layout):
+    """Products of queries and keys: [R, D] · [D, K] in a loop over blocks on a CPU, [B, R, D] · [B, D, K] elsewhere."""
+    n, classes, size, dim = 70, 4, 32, 8
+    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in random_problem(0, n, classes, size, dim)]
+    inputs[3] = jax.ShapeDtypeStruct((n,), jnp.int32)
+    module = jax.export.export(jax.jit(lambda *x: own_loss(*x)), platforms=[platform])(*inputs).mlir_module()
+    products = re.findall(r'dot_general.*: \(tensor<([\dx]+)xf32>', module)
+
+    def left_side(layout):
+        rows = streaming.LAYOUTS[layout].rows
+        blocks = (n + classes * (rows - 1)) // rows
+        return f'{blocks}x{rows}x{dim}' if streaming.LAYOUTS[layout].together else f'{rows}x{dim}'
+
+    assert {left_side(each) for each in streaming.LAYOUTS} & set(products) == {left_side(layout)}

@@ -1,18 +1,21 @@
 """The page of a run: its arithmetic against plain formulas, its words where something is missing, and in a browser."""
 
+import base64
 import dataclasses
 import functools
 import html
+import io
 import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from ancor_jax import report
-from ancor_jax.commands import gallery
-from ancor_jax.report import analysis, figures, pictures, tsne
+from ancor_jax.commands import report as report_command
+from ancor_jax.report import analysis, figures, gallery, outliers, page, photos, pictures, run_history, tsne
 
 COARSE = ('<script>alert("coarse")</script>', 'plants & "trees"', '$birds$')
 FINE = ('<img src=x onerror=alert(1)>', "it's", '_under', 'a' * 120, 'x&amp;y', '葉', '100 %', '{{ title }}', 'nine')
@@ -29,7 +32,7 @@ SCALARS = [
 
 
 @functools.cache
-def facts(per_class: int = 10, **changes) -> report.Facts:
+def facts(per_class: int = 10, **changes) -> report.ReportData:
     """Nine fine classes in three coarse ones, embeddings around their class weight, images of two sizes."""
     rng = np.random.default_rng(0)
     fine = np.repeat(np.arange(len(FINE), dtype=np.int32), per_class)
@@ -38,7 +41,7 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
     centres = weights[np.arange(9) // 3] + rng.normal(0, 0.3, (9, 16))
     embeddings = (5 * (centres[fine] + rng.normal(0, 0.2, (len(fine), 16)))).astype(np.float32)
     pixels = rng.integers(0, 256, (len(fine), 40, 40, 3), dtype=np.uint8)
-    whole = report.Facts(
+    whole = report.ReportData(
         title='ANCOR on <b>digits</b>',
         settings=(('Method', 'ANCOR & more'), ('Network', 'resnet12')),
         results=RESULTS,
@@ -52,12 +55,12 @@ def facts(per_class: int = 10, **changes) -> report.Facts:
         embeddings=embeddings,
         class_weights=weights,
         class_logits=embeddings @ weights.T,
-        heat=lambda indices: (pixels[indices], pixels[indices, :3, :3, 0].astype(np.float32)),
+        heat=lambda indices: (pixels[indices], pixels[indices, :4, :4, 0].astype(np.float32)),
     )
     return dataclasses.replace(whole, **changes)
 
 
-def words(of: report.Facts, path) -> str:
+def words(of: report.ReportData, path) -> str:
     """The text of its page."""
     report.write(of, path)
     return html.unescape(path.read_text(encoding='utf-8'))
@@ -156,7 +159,7 @@ def test_a_map_keeps_groups_apart():
         (
             {'embeddings': None,
              'heat': lambda indices: (np.zeros((len(indices), 4, 4, 3), np.uint8), np.ones((len(indices), 1, 1)))},
-            ['Map of the features', 'no embedding, so these are the features', 'no angles', 'a single cell'],
+            ['Map of the features', 'no embedding, so these are the features', 'no angles', 'has 1×1 cells, too few'],
         ),
         (
             {'trained_on': 'fine', 'class_weights': np.eye(6, 16), 'class_logits': np.eye(9, 6)[np.arange(90) // 10]},
@@ -169,6 +172,96 @@ def test_what_is_missing_is_said(tmp_path, changes, sentences):
     text = words(dataclasses.replace(facts(), **changes), tmp_path / 'report.html')
     for sentence in sentences:
         assert sentence in text
+
+
+def test_without_fine_labels_the_page_is_of_coarse_classes(tmp_path):
+    whole = facts()
+    text = words(
+        dataclasses.replace(whole, fine=None, fine_names=(), results={'results': [], 'probes': []}), tmp_path / 'r.html'
+    )
+    for sentence in (
+        'There are no few-shot episodes',
+        'as many of each coarse class',
+        'The fine classes of the test images are unknown',
+        'the weight of its own class',
+        'Most confused coarse classes',
+        'of the same coarse class. Below',
+        'has the right coarse class for',
+    ):
+        assert sentence in text
+    assert 'same fine class' not in text
+    assert not any(name in text for name in FINE[3:])
+    training = words(dataclasses.replace(whole, fine=None, split='training', results={}), tmp_path / 'training.html')
+    assert 'Training image: ' in training
+    assert 'test image' not in training
+
+
+def test_images_far_from_their_class_come_farthest_first(tmp_path):
+    whole = facts()
+    weights = whole.class_weights
+    embeddings = 5 * weights[whole.coarse]
+    coarse = whole.coarse.copy()
+    coarse[[3, 70]] = [2, 1]  # wrong labels
+    wrong = dataclasses.replace(
+        whole, embeddings=embeddings, coarse=coarse, class_weights=weights + 0.1 * weights[[1, 2, 0]]
+    )
+    section = outliers.far_from_class(wrong, photos.Photos(wrong))
+    assert '2 of 90 test images are nearer to the weight of another class' in section.text[0]
+    (strips,) = section.blocks
+    assert {strip.title for strip in strips.strips} == {
+        f'{COARSE[2]}, nearer to {COARSE[0]}', f'{COARSE[1]}, nearer to {COARSE[2]}'
+    }  # fmt: skip
+    angles = [float(strip.photos[0].caption.partition('°')[0]) for strip in strips.strips]
+    assert angles == sorted(angles, reverse=True)
+    without = dataclasses.replace(wrong, class_weights=None, features=analysis.unit(embeddings))
+    assert (
+        '2 of 90 test images are nearer to the mean of the features'
+        in (outliers.far_from_class(without, photos.Photos(without)).text[0])
+    )
+
+
+def test_class_means_and_the_nearest_centre():
+    vectors = np.array([[1.0, 0], [3, 0], [0, 2]])
+    means = analysis.class_means(vectors, np.array([0, 0, 2]), 3)
+    np.testing.assert_allclose(means, [[2, 0], [0, 0], [0, 2]])
+    np.testing.assert_array_equal(analysis.nearest_centre(vectors, means), [0, 0, 2])
+
+
+def test_a_scalar_that_was_written_once_is_a_sentence_and_not_a_curve():
+    section = run_history.training([{'step': 5, 'loss': 2.0}, {'step': 9, 'loss': 1.0, 'validation_accuracy': 81.25}])
+    assert [chart.title for chart in section.blocks[0].charts] == ['Loss']
+    assert 'Few-shot accuracy during training, validation accuracy: 81.25 %' in section.text[-1]
+
+
+def test_figures_keep_the_very_colours_of_the_legend():
+    points = np.random.default_rng(0).normal(size=(400, 2))
+    labels = np.arange(400) % len(figures.COLOURS)
+    drawn = figures.embedding_map(points, labels, points[: len(figures.COLOURS)], np.arange(len(figures.COLOURS)))
+    encoded = base64.b64decode(pictures.lossless(drawn).partition(',')[2])
+    colours = {colour for _, colour in Image.open(io.BytesIO(encoded)).getcolors(2**24)}
+    for colour in figures.COLOURS:  # the stars are opaque
+        assert tuple(bytes.fromhex(colour[1:])) in colours
+
+
+def test_names_break_between_words_alone():
+    assert page.breakable('electronic_equipment') == 'electronic_<wbr>equipment'
+    assert page.breakable('a/b <i>') == 'a/<wbr>b &lt;i&gt;'
+    assert page.breakable('12.5 ± 3.0') == '12.5 ± 3.0'
+
+
+@pytest.mark.parametrize(
+    ('network', 'of_data', 'order'),
+    [
+        (('a', 'b', 'c'), ('a', 'b', 'c'), []),
+        (('a', 'b'), ('a', 'b', 'new'), []),
+        (('a', 'b', 'c'), ('c', 'a'), [2, 0, 1]),
+        (('a', 'b'), ('b', 'new'), None),
+        ((), ('a',), []),
+    ],
+)
+def test_classes_of_the_network_are_matched_with_those_of_the_data_by_name(network, of_data, order):
+    found = report_command.class_order(network, of_data)
+    assert order is None if found is None else found.tolist() == order
 
 
 @pytest.mark.parametrize('number', [1, 3, 9])
@@ -205,12 +298,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_facts_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match='features has 5 rows and fine has 90'):
+    with pytest.raises(ValueError, match='features has 5 rows and coarse has 90'):
         dataclasses.replace(facts(), features=np.zeros((5, 2)))
     with pytest.raises(ValueError, match='fine labels run from -1 to 7'):
         dataclasses.replace(facts(), fine=facts().fine - 1)
     with pytest.raises(ValueError, match='no test images'):
-        dataclasses.replace(facts(), fine=np.zeros(0, np.int32))
+        dataclasses.replace(facts(), coarse=np.zeros(0, np.int32))
 
 
 def test_the_page_in_a_browser(tmp_path):
@@ -221,10 +314,13 @@ def test_the_page_in_a_browser(tmp_path):
 
     path = tmp_path / 'report.html'
     report.write(facts(), path)
-    pictures_of_class = [gallery.Picture(facts().images(index), FINE[0], '97%') for index in range(6)]
+    marks = ('', 'right', 'wrong')
+    pictures_of_class = [gallery.Picture(facts().images(i), FINE[0], '97%', marks[i % 3]) for i in range(6)]
     sorted_images = tmp_path / 'gallery.html'
     groups = [gallery.Group(name, pictures_of_class[:2], pictures_of_class, 9) for name in COARSE]
-    sorted_images.write_text(gallery.page('18 images', 'ANCOR', groups), encoding='utf-8')
+    matrix = gallery.Matrix(COARSE, COARSE, np.arange(9).reshape(3, 3).tolist())
+    html_of = gallery.page('18 images', 'ANCOR', groups, ['x.png cannot be read'], matrix)
+    sorted_images.write_text(html_of, encoding='utf-8')
     complaints = []
 
     def watch(request):
@@ -251,7 +347,9 @@ def test_the_page_in_a_browser(tmp_path):
             assert all(pixels > 0 and alt.strip() for pixels, alt in images)
             assert page.evaluate('document.documentElement.scrollWidth') <= width
             boxes = page.evaluate("[...document.querySelectorAll('.box')].map(b => b.scrollWidth > b.clientWidth)")
-            assert any(boxes) == (width < 1000)  # on a phone a wide table scrolls inside its own box
+            assert not any(boxes)  # no table is cut at an edge
+            cut = "[...document.querySelectorAll('figcaption, h4, th')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+            assert page.evaluate(f'{cut}.map(e => e.textContent)') == []
         targets = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
         assert len(targets) > 5
         assert all(page.query_selector(target) for target in targets)
@@ -261,10 +359,12 @@ def test_the_page_in_a_browser(tmp_path):
 
         page.set_viewport_size({'width': 390, 'height': 844})
         page.goto(sorted_images.as_uri(), wait_until='load')
-        page.keyboard.press('End')  # pictures load when they come into view
+        page.evaluate("[...document.images].forEach(i => i.loading = 'eager')")  # without scrolling to each
         page.wait_for_function('[...document.images].every(i => i.naturalWidth > 0)')
         assert page.evaluate('[...document.images].filter(i => i.alt.trim()).length') == 3 * (2 + 6)
         assert page.evaluate('document.documentElement.scrollWidth') <= 390
         assert all(name in page.inner_text('body') for name in COARSE)
+        assert page.evaluate("document.querySelectorAll('figure.wrong').length") == 3 * 2
+        assert page.inner_text('tbody tr:last-child').split() == [*COARSE[2].split(), '6', '7', '8']
         browser.close()
     assert complaints == []

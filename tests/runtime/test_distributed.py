@@ -10,32 +10,35 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from tests.helpers import ROOT
 
 RUN = """
 import os, sys, time
-from absl import app
-import main
-from ancor_jax import checkpoint, evaluate, processes
+from ancor_jax import cli
+from ancor_jax.commands import train
+from ancor_jax.evaluation import results
+from ancor_jax.runtime import checkpoint, distributed
 
 class Dying(checkpoint.Checkpoints):
-    def save_latest(self, step, state):
-        super().save_latest(step, state)
+    def save(self, step, *args, **kwargs):
+        saved = super().save(step, *args, **kwargs)
         while '--config.cluster.process=1' in sys.argv:
             time.sleep(0.1)
             if (self._directory / checkpoint.LATEST / str(step)).exists():  # the first process has finished it
                 os._exit(9)
+        return saved
 
 if 'dies' in sys.argv:
     sys.argv.remove('dies')
     checkpoint.Checkpoints = Dying
 if 'late' in sys.argv:  # the first process writes the results long after the others have theirs
     sys.argv.remove('late')
-    processes._SHUTDOWN_SECONDS = 2
-    tell = evaluate.tell
-    evaluate.tell = lambda *args, **kwargs: (time.sleep(8), tell(*args, **kwargs))
-app.run(main.main, flags_parser=main._parse)
+    distributed._SHUTDOWN_SECONDS = 2
+    report = results.report
+    results.report = lambda *args, **kwargs: (time.sleep(8), report(*args, **kwargs))
+cli.main()
 """
 SETTINGS = [
     '--config.data.train_images=256', '--config.model.width=0.125',
@@ -50,15 +53,14 @@ SETTINGS = [
 CHECKPOINTS = """
 import pathlib, signal, sys
 import jax, numpy as np
-from ancor_jax import checkpoint, mesh, processes
+from ancor_jax.runtime import checkpoint, device_mesh, distributed
 directory, port, index = sys.argv[1:]
-processes.join(f'localhost:{port}', 2, int(index))
-devices = mesh.make_mesh()
+distributed.join(f'localhost:{port}', 2, int(index))
+devices = device_mesh.make_mesh()
 with checkpoint.Checkpoints(pathlib.Path(directory)) as checkpoints:
     for step in range(1, 16):
-        state = {'keys': mesh.shard(np.full((2, 64), step, np.float32), devices, dim=1)}
-        assert checkpoints.save_if_best(step, state, float(step))
-        checkpoints.save_latest(step, state)
+        state = {'keys': device_mesh.shard(np.full((2, 64), step, np.float32), devices, dim=1)}
+        assert checkpoints.save(step, state, float(step))
 print('written', flush=True)
 signal.pause()
 """
@@ -120,10 +122,10 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
     assert time.monotonic() - died < 120
     assert 'another process of this run has ended' in text or 'another task died' in text
 
-    # Started again without it, on two devices, the run goes on where it was.
+    # Started again without it, on two devices, the run resumes where it was.
     code, text = finish(*start(run, 2))
     assert code == 0
-    assert 'Going on from step 4 of 8' in text
+    assert 'Resuming at step 4 of 8' in text
     expected, actual = curve(tmp_path / 'alone'), curve(run)
     assert list(actual) == list(expected) == list(range(1, 9))
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
@@ -199,3 +201,20 @@ def test_processes_of_other_configurations_do_not_train_together(tmp_path):
         assert code == 1, text
         assert 'number 1 has another configuration' in text
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_step(tmp_path):
+    cluster = f'--config.cluster.coordinator=localhost:{free_port()}', '--config.cluster.processes=2'
+    settings = '--config.train.epochs=300', '--config.eval.every_epochs=0', '--config.train.checkpoint_epochs=300'
+    run = tmp_path / 'run'
+    first, second = (start(run, 2, *cluster, *settings, f'--config.cluster.process={index}') for index in (0, 1))
+    wait_for('First step done', first[1])
+    second[0].send_signal(signal.SIGTERM)
+    for process in (first, second):
+        code, text = finish(*process, seconds=60)
+        assert code == 75, text
+        assert 'Traceback' not in text
+    assert 'stopped at step' in pathlib.Path(first[1].name).read_text()
+    (step,) = (int(path.name) for path in (run / 'checkpoints' / 'latest').iterdir())
+    assert 0 < step < 1200

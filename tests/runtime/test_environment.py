@@ -39,6 +39,12 @@ def test_64_bit_mode_is_switched_off_with_a_sentence():
 def test_compiled_programs_need_a_directory_that_can_be_written(tmp_path, monkeypatch, capsys):
     assert environment.compilation_cache(str(tmp_path / 'in' / 'there')) == str(tmp_path / 'in' / 'there')
     assert capsys.readouterr().err == ''
+    monkeypatch.setenv('PLACE', str(tmp_path))
+    assert environment.compilation_cache('$PLACE/in') == str(tmp_path / 'in')
+    assert environment.compilation_cache('$NO_SUCH_PLACE/in') is None
+    assert 'a variable in it is not set' in capsys.readouterr().err
+    assert environment.compilation_cache('gs://bucket/in') is None
+    assert 'it is a URL' in capsys.readouterr().err
     (tmp_path / 'file').touch()
     assert environment.compilation_cache(str(tmp_path / 'file' / 'in')) is None
     assert 'cannot be used (Not a directory); --compilation_cache=DIR' in capsys.readouterr().err

@@ -6,7 +6,7 @@ import sys
 
 from tensorboardX import SummaryWriter
 
-from ancor_jax.runtime import metrics
+from ancor_jax.runtime import metrics, progress
 from ancor_jax.runtime.progress import Progress
 
 
@@ -35,14 +35,14 @@ def test_going_on_drops_what_is_done_again_and_torn_lines(tmp_path):
 
 def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     clock = iter([0.0, 1.0, 11.0, 12.0, 20.0])
-    monkeypatch.setattr(metrics.time, 'monotonic', lambda: next(clock))
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
     out = io.StringIO()
     monkeypatch.setattr(sys, 'stderr', out)
-    with Progress('training', 4000, unit='images', done=1000) as progress:
-        progress.update(100, 'loss 2.000')  # too soon for a line
-        progress.update(1000, 'loss 1.500')
-        progress.update(100)
-        progress.update(1800, 'loss 1.000')  # the end gets a line whenever it comes
+    with Progress('training', 4000, unit='images', done=1000) as bar:
+        bar.update(100, 'loss 2.000')  # too soon for a line
+        bar.update(1000, 'loss 1.500')
+        bar.update(100)
+        bar.update(1800, 'loss 1.000')  # the end gets a line whenever it comes
     assert out.getvalue().splitlines() == [
         'training: 2,100/4,000 images, loss 1.500, 100 images/s, 0:19 to go',
         'training: 4,000/4,000 images, loss 1.000, 150 images/s, 0:00 to go',
@@ -56,18 +56,18 @@ def test_a_bar_at_a_terminal(monkeypatch):
 
     out = Terminal()
     monkeypatch.setattr(sys, 'stderr', out)
-    with Progress('training', 10, unit='images') as progress:
-        progress.update(10, 'loss 1.000')
+    with Progress('training', 10, unit='images') as bar:
+        bar.update(10, 'loss 1.000')
     assert 'training: 100%' in out.getvalue()
     assert 'loss 1.000' in out.getvalue()
 
 
 def test_nothing_when_not_shown(capsys):
-    with Progress('training', 1, unit='images', shown=False) as progress:
-        progress.update(1)
+    with Progress('training', 1, unit='images', shown=False) as bar:
+        bar.update(1)
     assert capsys.readouterr().err == ''
 
 
 def test_hours():
-    assert metrics._clock(3725) == '1:02:05'
-    assert metrics._clock(65) == '1:05'
+    assert progress._clock(3725) == '1:02:05'
+    assert progress._clock(65) == '1:05'

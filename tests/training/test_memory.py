@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ancor_jax import models
-from ancor_jax.training import experiment, loop, memory
+from ancor_jax.training import experiment, memory, step
 from configs import cifar100_coarse
 
 BATCH, SIZE = 16, 32
@@ -25,7 +25,7 @@ def backward_bytes(name):
         return outputs.embedding.sum()
 
     compiled = jax.jit(jax.grad(loss)).lower(variables['params'], variables['batch_stats'], images).compile()
-    state = loop.step.TrainState(None, variables['params'], variables['batch_stats'], {}, {}, None, None)
+    state = step.TrainState(None, variables['params'], variables['batch_stats'], {}, {}, None, None)
     return memory.of_activations(network, state, BATCH, SIZE), compiled.memory_analysis().temp_size_in_bytes
 
 

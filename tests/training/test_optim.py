@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from ancor_jax import losses
 from ancor_jax.training import optim
 from tests import golden
 
@@ -75,5 +76,5 @@ def test_sgd_in_pytorch_order():
 
 
 def test_moving_average():
-    target = optim.moving_average({'w': jnp.ones(2)}, {'w': jnp.zeros(2)}, 0.999)
+    target = losses.moving_average({'w': jnp.ones(2)}, {'w': jnp.zeros(2)}, 0.999)
     np.testing.assert_allclose(target['w'], 0.999)

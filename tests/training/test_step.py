@@ -15,7 +15,7 @@ from ancor_jax import models
 from ancor_jax.losses import queue
 from ancor_jax.methods import METHODS
 from ancor_jax.runtime import device_mesh
-from ancor_jax.training import optim, sharding, step
+from ancor_jax.training import optim, sharding, step, view_steps
 from ancor_jax.views import random_views
 from tests import golden
 
@@ -219,14 +219,16 @@ def run_steps(recipe, num_devices, mapping='shard_map', steps=3, n=32):
     return jax.device_get(state), history
 
 
-@pytest.mark.parametrize('method', list(METHODS))
+@pytest.mark.parametrize(
+    'method', [pytest.param(name, marks=() if name == 'ancor' else pytest.mark.slow) for name in METHODS]
+)
 def test_synchronised_statistics_one_device_equals_four(method):
     alone = run_steps(make_recipe(method), 1)
     together = run_steps(make_recipe(method, bn_sync=True, axis_name=device_mesh.AXIS), 4)
     assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('num_devices', [2, 4])
+@pytest.mark.parametrize('num_devices', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ghost_groups_equal_devices(num_devices):
     """G = 4 groups with shuffled keys on one device, two and four."""
     alone = run_steps(make_recipe(bn_groups=4, shuffle_keys=True), 1)
@@ -235,6 +237,7 @@ def test_ghost_groups_equal_devices(num_devices):
     assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pmap_runs_the_same_function():
     recipe = make_recipe(axis_name=device_mesh.AXIS, shuffle_keys=True)
     assert_close(run_steps(recipe, 4, 'pmap'), run_steps(recipe, 4), atol=1e-5, rtol=1e-5)
@@ -256,12 +259,12 @@ def test_supervised_methods_carry_no_target_and_no_queue():
     assert not state.target_batch_stats
 
 
-@pytest.mark.parametrize('groups', [1, 8])
+@pytest.mark.parametrize('groups', [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_resident_steps_on_eight_devices_equal_one(groups):
     """Gather, views, several steps in a dispatch: the same loss curve on 1 and 8 devices, whether their statistics are
     synchronised or keys shuffled over groups."""
     rng = np.random.default_rng(0)
-    samples = step.Samples(
+    samples = view_steps.Samples(
         jnp.asarray(rng.integers(0, 256, (64, 12, 12, 3), np.uint8)),
         jnp.asarray(rng.integers(0, 4, 64, np.int32)),
     )
@@ -273,7 +276,7 @@ def test_resident_steps_on_eight_devices_equal_one(groups):
         here, synchronised, shuffled = device_mesh.ghost_groups(groups, num_devices, 32)
         recipe = make_recipe(bn_groups=here, bn_sync=synchronised, shuffle_keys=shuffled, axis_name=device_mesh.AXIS)
         state = step.create_state(jax.random.key(1), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32)
-        run = sharding.map_resident_steps(devices, recipe, views)
+        run = sharding.map_resident_steps(devices, recipe, random_views.of_images(views))
         places = sharding.abstract_state(devices, recipe, jax.eval_shape(lambda state=state: state))
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, places))
         samples_there, rng_there = device_mesh.replicate((samples, jax.random.key(2)), devices)
@@ -297,10 +300,12 @@ def test_shuffling_sends_no_images_of_a_resident_set_and_crops_as_they_are():
     state = jax.eval_shape(lambda: step.create_state(jax.random.key(0), recipe, (12, 12, 3), QUEUE_SIZE, jnp.float32))
     crops, labels = (jax.ShapeDtypeStruct((32, *shape), dtype) for shape, dtype in (((12, 12, 3), 'u1'), ((), 'i4')))
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    resident = sharding.map_resident_steps(devices, recipe, views).lower(
-        state, step.Samples(crops, labels), jax.ShapeDtypeStruct((1, 32), 'i4'), rng
+    resident = sharding.map_resident_steps(devices, recipe, random_views.of_images(views)).lower(
+        state, view_steps.Samples(crops, labels), jax.ShapeDtypeStruct((1, 32), 'i4'), rng
     )
-    cropped = sharding.map_cropped_step(devices, recipe, views).lower(state, step.Batch(crops, crops, labels), rng)
+    cropped = sharding.map_cropped_step(devices, recipe, random_views.of_crops(views)).lower(
+        state, step.Batch(crops, crops, labels), rng
+    )
     gathered = [
         set(re.findall(r'all_gather.*-> tensor<(\w*x12x12x3x\w+)>', lowered.as_text()))
         for lowered in (resident, cropped)

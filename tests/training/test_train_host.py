@@ -30,25 +30,30 @@ def test_a_cut_run_ends_where_the_whole_one_does(finished, tmp_path):
     config, directory, results = finished
     assert len(losses(directory)) == 8
 
+    often = small(data__pipeline='host', train__log_steps=1, train__batch_norm_groups=2, train__checkpoint_minutes=1e-9)
+
     class PowerCut(Exception):
         pass
 
     class Cut(checkpoint.Checkpoints):
-        def save_latest(self, step, state):
-            super().save_latest(step, state)
-            raise PowerCut
+        def save(self, step, *args, **kwargs):
+            super().save(step, *args, **kwargs)
+            if step == 3:  # inside the first epoch
+                self.wait()
+                raise PowerCut
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, 'Checkpoints', Cut)
         with pytest.raises(PowerCut):
-            train.train(config, tmp_path / 'run')
-    assert restored(config, tmp_path / 'run').step == 4
+            train.train(often, tmp_path / 'run')
+    assert restored(config, tmp_path / 'run').step == 3
     again = train.train(config, tmp_path / 'run').results
     assert_same(restored(config, tmp_path / 'run'), restored(config, directory))
     for one, other in zip(again, results, strict=True):
         np.testing.assert_array_equal(one.accuracies, other.accuracies)
 
 
+@pytest.mark.slow  # test_step has the same for resident images
 def test_two_devices_give_the_losses_of_one(finished, tmp_path):
     config, directory, _ = finished
     config = small(data__pipeline='host', train__log_steps=1, train__batch_norm_groups=2, train__devices=2)
@@ -69,9 +74,9 @@ def test_a_folder_with_coarse_labels_alone_is_trained_on(tmp_path, capsys):
         'train__batch_size': 16, 'train__epochs': 1,
     }  # fmt: skip
     assert train.train(small(**changes), tmp_path / 'run') == results.Evaluation([], [])
-    assert 'no few-shot evaluation' in capsys.readouterr().out
+    assert 'No test images, so no evaluation' in capsys.readouterr().out
     assert restored(small(**changes), tmp_path / 'run').step == 5
-    with pytest.raises(ConfigError, match='no test images with fine labels'):
+    with pytest.raises(ConfigError, match='no test images, and evaluation is of images'):
         evaluate.evaluate_run(small(**changes), tmp_path / 'run')
     (written,) = embed.embed(small(eval__resize=16, eval__crop=16, **changes), tmp_path / 'run')
     with np.load(written) as archive:
@@ -85,3 +90,22 @@ def test_a_folder_with_coarse_labels_alone_is_trained_on(tmp_path, capsys):
         embed.embed(small(**changes), tmp_path / 'run')
     with pytest.raises(ConfigError, match='method=fine trains on fine labels'):
         train.train(small(method='fine', **changes), tmp_path / 'other')
+
+
+def test_a_folder_without_splits_is_split_once_and_coarse_classes_are_evaluated(tmp_path):
+    rng = np.random.default_rng(0)
+    for coarse in ('cat', 'dog'):
+        folder = tmp_path / 'data' / coarse
+        folder.mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f'{index}.png')
+    config = small(
+        data__name='folder', data__dir=str(tmp_path / 'data'), data__train_images=0, data__pipeline='host',
+        train__batch_size=8, train__epochs=1, eval__resize=16, eval__crop=16,
+    )  # fmt: skip
+    evaluation = train.train(config, tmp_path / 'run')
+    assert evaluation.results == []
+    assert {score.measure for score in evaluation.scores} == {'coarse accuracy', 'coarse agreement'}
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'split.jsonl').read_text().splitlines()]
+    assert [line['split'] for line in lines].count('test') == 10
+    assert len(lines) == 40

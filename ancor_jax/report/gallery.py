@@ -2,9 +2,12 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from ancor_jax.report.page import breakable
 
 _SIDE = 144  # pixels of a thumbnail's longer side
 
@@ -15,6 +18,7 @@ class Picture(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3]
     title: str  # what it is, for those who do not see it
     caption: str  # below it
+    mark: str = ''  # 'right' or 'wrong', where the truth is known
 
 
 class Group(NamedTuple):
@@ -26,15 +30,27 @@ class Group(NamedTuple):
     total: int  # number of members, shown or not
 
 
-def page(title: str, subtitle: str, groups: list[Group]) -> str:
-    """The page as HTML: a section a group, the examples before the members."""
+class Matrix(NamedTuple):
+    """Numbers of images by true class (rows) and answer (columns)."""
+
+    truths: Sequence[str]
+    answers: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+
+def page(
+    title: str, subtitle: str, groups: list[Group], unreadable: Sequence[str] = (), matrix: Matrix | None = None
+) -> str:
+    """The page as HTML: a section a group, the examples before the members; last the images that cannot be read."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('ancor_jax', 'commands'), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader('ancor_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters['thumbnail'] = thumbnail
-    return environment.get_template('gallery.html.j2').render(title=title, subtitle=subtitle, groups=groups)
+    environment.filters |= {'thumbnail': thumbnail, 'breakable': breakable}
+    return environment.get_template('gallery.html.j2').render(
+        title=title, subtitle=subtitle, groups=groups, unreadable=unreadable, matrix=matrix
+    )
 
 
 def thumbnail(image: np.ndarray, side: int = _SIDE) -> str:

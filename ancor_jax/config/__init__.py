@@ -1,0 +1,42 @@
+"""The configuration: its fields, and the checks that refuse what cannot work before any work starts."""
+
+from ancor_jax.config.build import check, fields, from_mapping, to_dict
+from ancor_jax.config.constraints import ConfigError
+from ancor_jax.config.fields import (
+    BREEDS,
+    BREEDS_SPLITS,
+    JOINS,
+    PIPELINES,
+    SCHEDULES,
+    Cluster,
+    Config,
+    Contrast,
+    Data,
+    Eval,
+    Model,
+    Optim,
+    Train,
+    Views,
+)
+
+__all__ = [
+    'BREEDS',
+    'BREEDS_SPLITS',
+    'JOINS',
+    'PIPELINES',
+    'SCHEDULES',
+    'Cluster',
+    'Config',
+    'ConfigError',
+    'Contrast',
+    'Data',
+    'Eval',
+    'Model',
+    'Optim',
+    'Train',
+    'Views',
+    'check',
+    'fields',
+    'from_mapping',
+    'to_dict',
+]

@@ -1,0 +1,84 @@
+"""What a field of the configuration may be: constraints that stand beside the field, in its `Annotated` type."""
+
+import difflib
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+
+class ConfigError(ValueError):
+    """A field that is unknown, of the wrong type, out of range, or at odds with another."""
+
+
+class Above(NamedTuple):
+    """A finite number greater than `low`."""
+
+    low: float
+
+    def check(self, name: str, value: Any) -> None:
+        if not self.low < value < math.inf:
+            raise ConfigError(f'{name} must be greater than {self.low:g}, and is {value}.')
+
+
+class AtLeast(NamedTuple):
+    """A finite number that is not less than `low`."""
+
+    low: float
+
+    def check(self, name: str, value: Any) -> None:
+        if not self.low <= value < math.inf:
+            wanted = 'must not be negative' if self.low == 0 else f'must be at least {self.low:g}'
+            raise ConfigError(f'{name} {wanted}, and is {value}.')
+
+
+class Within(NamedTuple):
+    """A number in low..high, or below high; `why` says what the limit is."""
+
+    low: float
+    high: float
+    below: bool = False
+    why: str = ''
+
+    def check(self, name: str, value: Any) -> None:
+        if not self.low <= value <= self.high or (self.below and value == self.high):
+            also = f' and below {self.high:g}' if self.below else ''
+            why = f' ({self.why})' if self.why else ''
+            raise ConfigError(f'{name} must lie in {self.low:g}..{self.high:g}{also}{why}, and is {value}.')
+
+
+class OneOf(NamedTuple):
+    """One of some names; `also_empty` accepts '' too."""
+
+    names: Collection[str]
+    also_empty: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        if value not in self.names and not (self.also_empty and not value):
+            raise ConfigError(
+                f'{name} must be one of {", ".join(self.names)}, and is {value!r}.{suggestion(value, self.names)}'
+            )
+
+
+class Length(NamedTuple):
+    """A tuple of so many items; `what` names them."""
+
+    size: int
+    what: str
+
+    def check(self, name: str, value: Any) -> None:
+        if len(value) != self.size:
+            raise ConfigError(f'{name} must be {self.what}, and is {value}.')
+
+
+class NotEmpty(NamedTuple):
+    """A tuple with an item at least."""
+
+    def check(self, name: str, value: Any) -> None:
+        if not value:
+            raise ConfigError(f'{name} must name at least one.')
+
+
+def suggestion(value: Any, allowed: Collection[str]) -> str:
+    """ " Did you mean 'name'?", or nothing where no name is close."""
+    close = difflib.get_close_matches(str(value), list(allowed), n=1)
+    return f' Did you mean {close[0]!r}?' if close else ''

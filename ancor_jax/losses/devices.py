@@ -1,0 +1,62 @@
+"""What the losses and the queue need to know of devices: `jax.shard_map`, and meshes with explicit axes."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Result = TypeVar('Result')
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+    """The manual mesh axes over which JAX knows that x differs; none outside `jax.shard_map` with `check_vma`."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The same arrays, each marked as varying over all axes over which one of them varies.
+
+    Loops and branches need that: under `vmap` they mix replicated class weights with the samples of one device.
+    """
+    axes = frozenset[str]().union(*map(varying_axes, arrays))
+
+    def vary(x: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+    return tuple(map(vary, arrays))
+
+
+def gather(x: jax.Array, axis_name: str) -> jax.Array:
+    """[n, ...] on each device → [N, ...], the same on every device, in device order."""
+    if axis_name in varying_axes(x):
+        return jax.lax.all_gather(x, axis_name, tiled=True, to='invarying')
+    return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def partition_by_compiler(function: Callable[..., Result], specs: Any, *arguments: Any) -> Result:
+    """`function(*arguments)`, in which the compiler partitions the axes that are explicit outside.
+
+    Args:
+        function: of arrays, to arrays.
+        specs: a `PartitionSpec` for each result, on explicit axes.
+        *arguments: arrays; where none is on a mesh with explicit axes, the function is called as it is.
+    """
+    for leaf in jax.tree.leaves(arguments):
+        mesh = jax.typeof(leaf).sharding.mesh
+        if AxisType.Explicit in mesh.axis_types:
+            shardings = jax.tree.map(
+                lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
+            )
+            explicit = tuple(
+                name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
+            )
+            return jax.sharding.auto_axes(function, axes=explicit, out_sharding=shardings)(*arguments)
+    return function(*arguments)
+
+
+def spec(x: jax.Array) -> P:
+    """How x is split over explicit mesh axes."""
+    return jax.typeof(x).sharding.spec

@@ -1,0 +1,37 @@
+"""Names for the dtypes and shapes of arrays, for annotations.
+
+N samples, C coarse classes, K queued keys per class, D embedding dimensions.
+
+The losses need nothing but jax at run time, so these names are plain `jax.Array`. If jaxtyping is imported first, they
+carry dtype and dimensions, and its import hook checks every call: the tests run that way.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+import jax
+
+if TYPE_CHECKING or sys.modules.get('jaxtyping') is None:
+    Vectors = jax.Array  # [..., D]
+    Weights = jax.Array  # a shape that broadcasts to [..., D]
+    Embeddings = jax.Array  # [N, D]
+    Labels = jax.Array  # integers [N]
+    Keys = jax.Array  # [C, K, D]
+    SingleKeys = jax.Array  # [K, D]
+    ClassWeights = jax.Array  # [C, D]
+    ClassLogits = jax.Array  # [N, C]
+    Logits = jax.Array  # [N, ...]
+    PerSample = jax.Array  # [N]
+else:
+    from jaxtyping import Float, Integer
+
+    Vectors = Float[jax.Array, '*batch d']
+    Weights = Float[jax.Array, '... d']
+    Embeddings = Float[jax.Array, 'n d']
+    Labels = Integer[jax.Array, 'n']
+    Keys = Float[jax.Array, 'c k d']
+    SingleKeys = Float[jax.Array, 'k d']
+    ClassWeights = Float[jax.Array, 'c d']
+    ClassLogits = Float[jax.Array, 'n c']
+    Logits = Float[jax.Array, 'n ...']
+    PerSample = Float[jax.Array, 'n']

@@ -1,0 +1,1 @@
+"""Importers, one module a family of networks: the names of its files as tables."""
