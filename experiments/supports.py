@@ -127,7 +127,7 @@ def calibration(images: Images, drawn: Drawn, pattern: tuple[int, ...], classifi
     flat, joined = scores.reshape(-1, WAYS), np.concatenate(with_prior)
     return {
         'temperature': float(np.median(temperatures)),
-        'best_temperature': fewshot.fit_temperature(flat, truth, default=1.0, weight=1e9),
+        'best_temperature': fewshot.fit_temperature(flat, truth, default=1.0, weight=10**9),
         'error_before': error(fewshot.calibrated(flat, 1.0)),
         'error': error(np.concatenate(calibrated)),
         'error_with_prior': error(joined),

@@ -9,8 +9,8 @@ import jax
 import jaxtyping
 import pytest
 
-# Checks dtypes and shapes of all calls in the losses. Before anything imports them.
-jaxtyping.install_import_hook('ancor_jax.losses', 'beartype.beartype')
+# Checks dtypes and shapes of all calls in the losses and the few-shot solvers. Before anything imports them.
+jaxtyping.install_import_hook(['ancor_jax.losses', 'ancor_jax.fewshot'], 'beartype.beartype')
 
 # What takes time in tests is to compile, and LLVM takes half of it for the levels that make programs quick.
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=1'

@@ -19,12 +19,11 @@ def test_losses_in_another_model():
     labels = jnp.arange(8, dtype=jnp.int32)
     weights = encoder.init(jax.random.key(2), images[0])
     params = {'encoder': weights, 'classifier': {'kernel': jnp.ones((128, 20)), 'bias': jnp.zeros(20)}}
-    target_params = {'encoder': weights}
     before, after = LOSSES.split('# after the gradient step:')
-    names = {'encoder': encoder}
+    names = {'encoder': encoder, 'params': params}
     exec(before, names)
     (loss, key), gradients = jax.value_and_grad(names['loss_fn'], has_aux=True)(
-        params, target_params, names['keys'], *images, labels
+        params, names['target_params'], names['keys'], *images, labels
     )
     assert np.isfinite(loss)
     assert jnp.abs(gradients['encoder']['params']['kernel']).max() > 0

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.classifiers import CLASSIFIERS, Task, prepare, scores_of
+from ancor_jax.fewshot.shapes import ArrayOrList
 
 MOST_FOLDS = 64  # support images that are left out one by one; more of them are left out in this many parts
 # Standard deviation of the logarithm of the temperature around the default, a prior that keeps the temperature of a
@@ -26,7 +26,7 @@ class Temperature(NamedTuple):
 
 
 def temperature(
-    method: str, support: ArrayLike, support_labels: ArrayLike, images: ArrayLike, *, ways: int
+    method: str, support: ArrayOrList, support_labels: ArrayOrList, images: ArrayOrList, *, ways: int
 ) -> Temperature:
     """The temperature of a classifier for one set of supports.
 
@@ -53,7 +53,7 @@ def temperature(
 
 
 def held_out_scores(
-    method: str, support: ArrayLike, support_labels: ArrayLike, images: ArrayLike, *, ways: int
+    method: str, support: ArrayOrList, support_labels: ArrayOrList, images: ArrayOrList, *, ways: int
 ) -> np.ndarray:
     """Scores of each support by a classifier that has not seen its image: float32 [S, ways].
 
@@ -99,7 +99,7 @@ def _folds(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
     return part[inverse]
 
 
-def fit_temperature(scores: ArrayLike, labels: ArrayLike, *, default: float, weight: float) -> float:
+def fit_temperature(scores: ArrayOrList, labels: ArrayOrList, *, default: float, weight: int) -> float:
     """The temperature with the least cross-entropy over classes of equal weight, near the default.
 
     Args:
@@ -131,7 +131,7 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike, *, default: float, wei
     return float(default * np.exp(found.x))
 
 
-def calibrated(scores: ArrayLike, temperature: float) -> np.ndarray:
+def calibrated(scores: ArrayOrList, temperature: float) -> np.ndarray:
     """Softmax(scores / temperature) over the last axis, float32.
 
     >>> print(calibrated([[0.0, 0.0]], 0.1))
@@ -142,7 +142,7 @@ def calibrated(scores: ArrayLike, temperature: float) -> np.ndarray:
     return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> float:
+def expected_calibration_error(probabilities: ArrayOrList, labels: ArrayOrList, *, bins: int = 15) -> float:
     """Mean difference of confidence and accuracy over bins of confidence of equal width, weighted by their sizes.
 
     Args:

@@ -2,14 +2,26 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.logistic import logistic_regression, matmul
+from ancor_jax.fewshot.shapes import (
+    ArrayOrList,
+    Distances,
+    EpisodeMask,
+    EpisodeRows,
+    Labels,
+    Mask,
+    Queries,
+    QueryRows,
+    Scores,
+    Supports,
+    Table,
+)
 
 NEIGHBOURS = 30  # of `knn`, as published
 PROTOTYPE_TEMPERATURE = 0.1  # of the softmax over cosines
@@ -23,11 +35,11 @@ _MAX_CHUNK = 256
 class Rows(NamedTuple):
     """Features of all episodes by reference: what episodes share is stored, and given to the device, once."""
 
-    table: ArrayLike  # float [N, d]
-    rows: ArrayLike  # int [E, S] or [E, Q], of the table
+    table: ArrayOrList  # float [N, d]
+    rows: ArrayOrList  # int [E, S] or [E, Q], of the table
 
 
-def normalize(features: ArrayLike) -> jax.Array:
+def normalize(features: ArrayOrList) -> jax.Array:
     """L2-normalises the last axis; a zero vector stays zero.
 
     >>> print(normalize([[3.0, 4.0], [0.0, 0.0]]))
@@ -40,7 +52,7 @@ def normalize(features: ArrayLike) -> jax.Array:
 
 
 def classify(
-    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+    method: str, support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, *, ways: int
 ) -> jax.Array:
     """Predicts the class of every query from the supports of its episode.
 
@@ -71,7 +83,7 @@ def classify(
 
 
 def probabilities(
-    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+    method: str, support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, *, ways: int
 ) -> jax.Array:
     """Class probabilities, float32 [E, Q, ways], or [Q, ways] for one episode.
 
@@ -91,7 +103,7 @@ def probabilities(
 
 
 def class_scores(
-    method: str, support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, *, ways: int
+    method: str, support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, *, ways: int
 ) -> jax.Array:
     """The scores whose softmax `probabilities` gives, float32 [E, Q, ways], or [Q, ways] for one episode.
 
@@ -114,12 +126,12 @@ def _check_known(method: str) -> None:
 class Task(NamedTuple):
     """Episodes as the solvers take them; masked supports do not count."""
 
-    supports: jax.Array  # float32 [N, d]
-    support_rows: jax.Array  # int32 [E, S]
-    labels: jax.Array  # int32 [E, S]
-    mask: jax.Array  # bool [E, S]
-    queries: jax.Array  # float32 [M, d]
-    query_rows: jax.Array  # int32 [E, Q]
+    supports: Table  # float32 [N, d]
+    support_rows: EpisodeRows  # int32 [E, S]
+    labels: EpisodeRows  # int32 [E, S]
+    mask: EpisodeMask  # bool [E, S]
+    queries: Table  # float32 [M, d]
+    query_rows: QueryRows  # int32 [E, Q]
 
 
 def predict(method: str, task: Task, ways: int) -> jax.Array:
@@ -136,7 +148,7 @@ def _unchanged(scores: jax.Array) -> jax.Array:
     return scores
 
 
-def _as_given(values: jax.Array, support: ArrayLike | Rows) -> jax.Array:
+def _as_given(values: jax.Array, support: Any) -> jax.Array:
     """Without the axis of episodes where the features came without it."""
     return values[0] if not isinstance(support, Rows) and np.ndim(support) == 2 else values
 
@@ -145,7 +157,7 @@ def _argmax(scores: jax.Array) -> jax.Array:
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
-def prepare(support: ArrayLike | Rows, support_labels: ArrayLike, query: ArrayLike | Rows, ways: int) -> Task:
+def prepare(support: ArrayOrList | Rows, support_labels: ArrayOrList, query: ArrayOrList | Rows, ways: int) -> Task:
     """Checks the arguments of `classify` and brings them into one form; errors as there."""
     x, q = _by_reference(support), _by_reference(query)
     if (
@@ -182,7 +194,7 @@ class _Reference(NamedTuple):
     rows: jax.Array
 
 
-def _by_reference(features: ArrayLike | Rows) -> _Reference | None:
+def _by_reference(features: ArrayOrList | Rows) -> _Reference | None:
     """None for shapes that are no features of episodes."""
     if isinstance(features, Rows):
         table, index = jnp.asarray(features.table), np.asarray(features.rows)
@@ -199,7 +211,7 @@ def _by_reference(features: ArrayLike | Rows) -> _Reference | None:
     return _Reference(x.reshape(-1, x.shape[2]).astype(jnp.float32), jnp.asarray(index))
 
 
-def _shape(features: ArrayLike | Rows) -> tuple[int, ...]:
+def _shape(features: Any) -> tuple[int, ...]:
     if isinstance(features, Rows):
         return (*np.shape(features.rows), *np.shape(features.table)[1:])
     return np.shape(features)
@@ -221,30 +233,28 @@ def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax
     return jax.lax.map(solve, each, batch_size=min(max(chunk, 1), _MAX_CHUNK, episodes))
 
 
-def _lr_logits(
-    x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int, balanced: bool = False
-) -> jax.Array:
+def _lr_logits(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int, balanced: bool = False) -> Scores:
     fit = logistic_regression(x, y, mask, ways=ways, balanced=balanced)
     return matmul(q, fit.weights.T) + fit.intercept[None]
 
 
-def _prototype_logits(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+def _prototype_logits(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int) -> Scores:
     member = jnp.where(mask[:, None], jax.nn.one_hot(y, ways, dtype=x.dtype), 0.0)
     cosine = matmul(normalize(q), normalize(matmul(member.T, normalize(x))).T)
     return jnp.where((member.sum(axis=0) > 0)[None], cosine / PROTOTYPE_TEMPERATURE, -jnp.inf)
 
 
-def _nn_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+def _nn_scores(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int) -> Scores:
     distance = jnp.where(mask[None], _squared_distances(q, x), jnp.inf)
     return jax.nn.one_hot(y[jnp.argmin(distance, axis=1)], ways)
 
 
-def _cosine_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+def _cosine_scores(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int) -> Scores:
     cosine = jnp.where(mask[None], matmul(normalize(q), normalize(x).T), -jnp.inf)
     return jax.nn.one_hot(y[jnp.argmax(cosine, axis=1)], ways)
 
 
-def _knn_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, ways: int) -> jax.Array:
+def _knn_scores(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int) -> Scores:
     """Votes as scikit-learn's `KNeighborsClassifier(n_neighbors=30, weights='distance')` counts them."""
     distance = jnp.where(mask[None], _squared_distances(q, x), jnp.inf)
     negative, nearest = jax.lax.top_k(-distance, min(NEIGHBOURS, x.shape[0]))
@@ -254,7 +264,7 @@ def _knn_scores(x: jax.Array, y: jax.Array, q: jax.Array, mask: jax.Array, *, wa
     return (weight[:, :, None] * jax.nn.one_hot(y[nearest], ways)).sum(axis=1)
 
 
-def _squared_distances(q: jax.Array, x: jax.Array) -> jax.Array:
+def _squared_distances(q: Queries, x: Supports) -> Distances:
     """[Q, S]; what float32 cannot tell from zero is zero."""
     scale = jnp.square(q).sum(axis=1)[:, None] + jnp.square(x).sum(axis=1)[None]
     distance = scale - 2 * matmul(q, x.T)

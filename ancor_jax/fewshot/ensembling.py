@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from ancor_jax.fewshot.classifiers import Rows, Task, predict, prepare
+from ancor_jax.fewshot.shapes import ArrayOrList
 
 
-def ensemble(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> jax.Array:
+def ensemble(probabilities_a: ArrayOrList, probabilities_b: ArrayOrList) -> jax.Array:
     """Geometric mean of two models' class probabilities, not renormalised; its argmax is the prediction.
 
     (Concatenation, the other published way to join two models, is just features side by side.)
@@ -22,13 +22,13 @@ def ensemble(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> jax.Arra
 
 def cascade(
     method: str,
-    support: ArrayLike | Rows,
-    support_labels: ArrayLike,
-    query: ArrayLike | Rows,
+    support: ArrayOrList | Rows,
+    support_labels: ArrayOrList,
+    query: ArrayOrList | Rows,
     *,
     ways: int,
-    support_coarse: ArrayLike,
-    query_coarse: ArrayLike,
+    support_coarse: ArrayOrList,
+    query_coarse: ArrayOrList,
 ) -> jax.Array:
     """Classifies each query among the supports that share its coarse class, among all of them when none does.
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ancor_jax.fewshot.shapes import Count, Labels, Mask, Number, PerClass, Supports, Weights
+
 TOLERANCE = 3e-5  # see `logistic_regression`
 MAX_STEPS = 1000
 
@@ -17,10 +19,10 @@ matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 class LogisticFit(NamedTuple):
     """A fitted multinomial logistic regression: logits = features @ weights.T + intercept."""
 
-    weights: jax.Array  # [ways, d]
-    intercept: jax.Array  # [ways]; about -1e30 for a class without a support
-    steps: jax.Array  # int32 [], conjugate-gradient steps taken
-    gradient_norm: jax.Array  # [], at the solution, in the solver's coordinates
+    weights: Weights  # [ways, d]
+    intercept: PerClass  # [ways]; about -1e30 for a class without a support
+    steps: Count  # int32 [], conjugate-gradient steps taken
+    gradient_norm: Number  # [], at the solution, in the solver's coordinates
 
 
 class _Descent(NamedTuple):
@@ -40,9 +42,9 @@ class _Descent(NamedTuple):
 
 
 def logistic_regression(
-    features: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
+    features: Supports,
+    labels: Labels,
+    mask: Mask,
     *,
     ways: int,
     balanced: bool = False,

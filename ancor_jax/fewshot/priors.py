@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+
+from ancor_jax.fewshot.shapes import ArrayOrList, Scores
 
 
 def coarse_prior(
-    support_coarse: ArrayLike, support_labels: ArrayLike, query_coarse: ArrayLike, *, ways: int
-) -> jax.Array:
+    support_coarse: ArrayOrList, support_labels: ArrayOrList, query_coarse: ArrayOrList, *, ways: int
+) -> Scores:
     """How well a query's coarse prediction agrees with that of each class's supports: float32 [Q, ways].
 
     The agreement is the probability that both are of one coarse class, Σ_c p(c | query) p(c | class), with the mean

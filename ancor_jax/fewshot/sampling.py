@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from jax.typing import ArrayLike
+
+from ancor_jax.fewshot.shapes import ArrayOrList
 
 PROTOCOLS = ('nway', 'allway', 'intra')
 
@@ -18,14 +19,14 @@ class Episode(NamedTuple):
 
 def episodes(
     seed: int,
-    fine_labels: ArrayLike,
+    fine_labels: ArrayOrList,
     *,
     protocol: str,
     ways: int = 5,
     shots: int = 1,
     queries: int = 15,
     num_episodes: int = 1000,
-    coarse_labels: ArrayLike | None = None,
+    coarse_labels: ArrayOrList | None = None,
 ) -> list[Episode]:
     """Draws the episodes of one of the three published protocols; the seed determines them entirely.
 
@@ -78,7 +79,7 @@ def episodes(
     return [draw(index) for index in range(num_episodes)]
 
 
-def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayLike | None) -> list[np.ndarray]:
+def _class_groups(protocol: str, fine: np.ndarray, coarse_labels: ArrayOrList | None) -> list[np.ndarray]:
     """The sets of fine classes that an episode may draw from: all of them, or one set a coarse class."""
     if protocol != 'intra':
         return [np.unique(fine)]

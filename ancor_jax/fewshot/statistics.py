@@ -1,10 +1,11 @@
 """Accuracies of episodes and their interval."""
 
 import numpy as np
-from jax.typing import ArrayLike
+
+from ancor_jax.fewshot.shapes import ArrayOrList
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> np.ndarray:
+def accuracy(predictions: ArrayOrList, labels: ArrayOrList) -> np.ndarray:
     """Share of right predictions in each episode, float64 [E]; predictions [E, Q], labels [E, Q] or [Q].
 
     >>> accuracy([[0, 1, 1, 1]], [0, 0, 1, 1]).tolist()
@@ -16,7 +17,7 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> np.ndarray:
     return np.mean(predicted == true, axis=-1)
 
 
-def mean_and_interval(accuracies: ArrayLike) -> tuple[float, float]:
+def mean_and_interval(accuracies: ArrayOrList) -> tuple[float, float]:
     """Mean over episodes and half-width of its 95 % Student-t interval, as published.
 
     Raises:
