@@ -4,7 +4,7 @@ import math
 
 from ancor_jax import models
 from ancor_jax.config.constraints import ConfigError, OneOf
-from ancor_jax.config.fields import FEATURES, Cluster, Config, Model
+from ancor_jax.config.fields import FEATURES, Cluster, Config, Model, Optim
 from ancor_jax.methods import METHODS
 
 
@@ -17,6 +17,7 @@ def check_contradictions(config: Config) -> None:
     _check_backbone(config.model)
     _check_features(config)
     _check_cluster(config.cluster)
+    _check_optimizer(config.optim)
     if not config.data.name:
         raise ConfigError("data.name is empty; name a data set: 'digits', or one of TFDS.")
     if min(config.views.std) <= 0:
@@ -96,6 +97,13 @@ def _check_cluster(cluster: Cluster) -> None:
 def _check_backbone(model: Model) -> None:
     if ':' not in model.name:  # 'package.module:function' is a network of the user's own
         OneOf(models.NAMES).check('model.name', model.name)
+
+
+def _check_optimizer(optim: Optim) -> None:
+    if optim.nesterov and optim.name == 'lamb':
+        raise ConfigError("optim.nesterov=True, and optim.name='lamb' has no Nesterov form; set it to False.")
+    if optim.nesterov and not optim.momentum:
+        raise ConfigError('optim.nesterov=True needs momentum, and optim.momentum is 0; set it above 0, as 0.9.')
 
 
 def _check_features(config: Config) -> None:

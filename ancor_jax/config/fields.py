@@ -17,6 +17,7 @@ PIPELINES = ('auto', 'device', 'host')
 BREEDS = ('living17', 'nonliving26', 'entity13', 'entity30')
 BREEDS_SPLITS = ('good', 'bad', 'rand')
 JOINS = ('ensemble', 'concat', 'cascade')
+OPTIMIZERS = ('sgd', 'adamw', 'lars', 'lamb')
 SCHEDULES = ('cosine_restarts', 'cosine', 'steps')
 FEATURES = ('backbone', 'hidden', 'embedding', 'probabilities')
 DTYPES = ('float32', 'bfloat16')
@@ -118,11 +119,14 @@ class Contrast:
 
 @dataclasses.dataclass(slots=True)
 class Optim:
-    """SGD and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    name: Annotated[str, OneOf(OPTIMIZERS)] = 'sgd'  # as published; or adamw, lars, lamb
     learning_rate: Positive = 0.03
-    momentum: Share = 0.9
-    weight_decay: NotNegative = 1e-4  # on every parameter
+    momentum: Share = 0.9  # of sgd and lars; the decay b1 of the first moment of adamw and lamb
+    nesterov: bool = False  # Nesterov's momentum; lamb has none
+    weight_decay: NotNegative = 1e-4  # on every parameter; of lars, on kernels alone
+    clip_norm: NotNegative = 0.0  # largest global norm of the gradient, which is scaled down to it; 0 is off
     schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine_restarts'  # as published; cosine (to zero); steps
     cycles: PositiveInt = 10  # restarts of cosine_restarts
     warmup_epochs: Count = 0  # linear, for cosine and steps

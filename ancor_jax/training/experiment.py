@@ -100,7 +100,14 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
     )
     recipe = step.Recipe(
         model=model,
-        optimizer=optim.sgd(schedule, config.optim.momentum, config.optim.weight_decay),
+        optimizer=optim.optimizer(
+            config.optim.name,
+            schedule,
+            config.optim.momentum,
+            config.optim.weight_decay,
+            nesterov=config.optim.nesterov,
+            clip_norm=config.optim.clip_norm,
+        ),
         method=method,
         temperature=config.contrast.temperature,
         target_momentum=config.contrast.target_momentum,
