@@ -18,6 +18,7 @@ def check_contradictions(config: Config) -> None:
     _check_features(config)
     _check_cluster(config.cluster)
     _check_optimizer(config.optim)
+    _check_layers(config)
     if not config.data.name:
         raise ConfigError("data.name is empty; name a data set: 'digits', or one of TFDS.")
     if min(config.views.std) <= 0:
@@ -104,6 +105,25 @@ def _check_optimizer(optim: Optim) -> None:
         raise ConfigError("optim.nesterov=True, and optim.name='lamb' has no Nesterov form; set it to False.")
     if optim.nesterov and not optim.momentum:
         raise ConfigError('optim.nesterov=True needs momentum, and optim.momentum is 0; set it above 0, as 0.9.')
+
+
+def _check_layers(config: Config) -> None:
+    optim = config.optim
+    if config.train.on == 'features' and (optim.freeze or optim.layer_decay != 1):
+        raise ConfigError(
+            "train.on='features' trains the head alone, without a backbone to freeze or to decay; leave optim.freeze "
+            "'' and optim.layer_decay 1."
+        )
+    if optim.freeze and not config.model.init:
+        raise ConfigError(
+            f'optim.freeze={optim.freeze!r} would keep random weights; name pretrained ones with model.init, or leave '
+            "optim.freeze ''."
+        )
+    if optim.freeze == 'backbone' and optim.layer_decay != 1:
+        raise ConfigError(
+            "optim.freeze='backbone' leaves no block for optim.layer_decay; set optim.layer_decay to 1, or freeze a "
+            'number of blocks.'
+        )
 
 
 def _check_features(config: Config) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Annotated
 
 from ancor_jax import models
-from ancor_jax.config.constraints import Above, AtLeast, Length, NotEmpty, OneOf, Within
+from ancor_jax.config.constraints import Above, AtLeast, Length, NotEmpty, NumberOr, OneOf, Within
 from ancor_jax.fewshot import CLASSIFIERS, PROTOCOLS
 from ancor_jax.methods import METHODS
 from ancor_jax.probes import PROBES
@@ -127,6 +127,11 @@ class Optim:
     nesterov: bool = False  # Nesterov's momentum; lamb has none
     weight_decay: NotNegative = 1e-4  # on every parameter; of lars, on kernels alone
     clip_norm: NotNegative = 0.0  # largest global norm of the gradient, which is scaled down to it; 0 is off
+    # What stays as it is, batch statistics too: '' nothing; 'backbone'; or as many of its first blocks, '3', as
+    # models/blocks.py counts them (the stem is the first).
+    freeze: Annotated[str, NumberOr(('backbone',))] = ''
+    # The learning rate of block l of L of the backbone, from 0, is times layer_decay**(L - l); 1 is off.
+    layer_decay: Annotated[float, Above(0), Within(0, 1)] = 1.0
     schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine_restarts'  # as published; cosine (to zero); steps
     cycles: PositiveInt = 10  # restarts of cosine_restarts
     warmup_epochs: Count = 0  # linear, for cosine and steps

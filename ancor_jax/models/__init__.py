@@ -4,6 +4,7 @@ A backbone maps images [N, H, W, 3] to a feature map [N, h, w, d]; `Network` ave
 Variables are plain dicts: 'params' (float32 whatever the computation's dtype) and 'batch_stats'.
 """
 
+from ancor_jax.models.blocks import blocks
 from ancor_jax.models.layers import REMAT, BatchNorm, Drop, Parts, drop_block_gamma, drop_block_mask, torch_linear
 from ancor_jax.models.network import HEADS, Network, Outputs, cell_embeddings, class_weights
 from ancor_jax.models.registry import BACKBONES, NAMES, Settings, create, create_backbone
@@ -25,6 +26,7 @@ __all__ = [
     'ResNet12Block',
     'ResidualBlock',
     'Settings',
+    'blocks',
     'cell_embeddings',
     'class_weights',
     'create',

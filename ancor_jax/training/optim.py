@@ -1,6 +1,6 @@
 """The optimisers and the learning-rate schedules."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,6 +117,46 @@ def optimizer(
     else:
         raise ValueError(f'the optimiser must be one of {", ".join(OPTIMIZERS)}, and is {name!r}.')
     return optax.chain(optax.clip_by_global_norm(clip_norm), found) if clip_norm else found
+
+
+def freeze(transform: optax.GradientTransformation, frozen: Collection[str]) -> optax.GradientTransformation:
+    """The transformation for all parameters but frozen ones, which get no update and have no state.
+
+    Args:
+        transform: of the others; it sees their gradients alone.
+        frozen: paths of frozen parameters: 'backbone', or parts of it as 'backbone/stage1'.
+    """
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, _: 'frozen' if any(place in frozen for place in _places(path)) else 'trained', params
+        )
+
+    return optax.partition({'trained': transform, 'frozen': optax.set_to_zero()}, labels)
+
+
+def scale_layers(transform: optax.GradientTransformation, factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """The transformation with the learning rate of some parameters times a factor.
+
+    Args:
+        transform: whose updates are proportional to its learning rate.
+        factors: by path, as 'backbone/stage1'.
+    """
+
+    def scale(updates: Any, params: Any = None) -> Any:
+        del params
+        return jax.tree.map_with_path(
+            lambda path, update: update * next((factors[place] for place in _places(path) if place in factors), 1.0),
+            updates,
+        )
+
+    return optax.chain(transform, optax.stateless(scale))
+
+
+def _places(path: tuple[Any, ...]) -> tuple[str, str]:
+    """The path of a parameter's module at the first and at the second level: 'backbone', 'backbone/stage1'."""
+    names = [str(entry.key) for entry in path]
+    return names[0], '/'.join(names[:2])
 
 
 def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:
