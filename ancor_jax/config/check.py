@@ -98,6 +98,16 @@ def _check_cluster(cluster: Cluster) -> None:
 def _check_backbone(model: Model) -> None:
     if ':' not in model.name:  # 'package.module:function' is a network of the user's own
         OneOf(models.NAMES).check('model.name', model.name)
+        if model.small_stem and model.name not in models.RESNETS:
+            raise ConfigError(
+                f'model.small_stem=True is for {", ".join(models.RESNETS)}, and model.name is {model.name!r}; set '
+                'model.small_stem to False.'
+            )
+        if model.pooling != 'class' and models.BACKBONES[model.name].family != 'vit':
+            raise ConfigError(
+                f'model.pooling={model.pooling!r} is for vision transformers, and model.name={model.name} has no class '
+                "token; leave it 'class'."
+            )
 
 
 def _check_optimizer(optim: Optim) -> None:

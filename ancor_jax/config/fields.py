@@ -94,6 +94,9 @@ class Model:
     width: Positive = 1.0  # factor on every number of channels
     drop_rate: Share = 0.1  # ResNet-12's dropout and DropBlock, reached over 40,000 steps
     drop_block_size: PositiveInt = 5  # 2 for 32×32 images
+    small_stem: bool = False  # of ResNet-18 to -101, for small images: 3×3 of stride 1 instead of 7×7 and max-pool
+    # Of vision transformers, what is the feature: the class token, the mean of the patches' tokens, or both joined.
+    pooling: Annotated[str, OneOf(models.POOLINGS)] = 'class'
     head: Annotated[str, OneOf(('auto', *models.HEADS))] = 'auto'  # seq, fork, cls, none; auto: the method's own
     embed_dim: PositiveInt = 128  # D, width of the embedding
     hidden_dim: Count = 0  # width of the embedder's hidden layer; 0 is that of the backbone's features

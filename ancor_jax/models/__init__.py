@@ -9,11 +9,13 @@ from ancor_jax.models.layers import REMAT, BatchNorm, Drop, Parts, drop_block_ga
 from ancor_jax.models.network import HEADS, Network, Outputs, cell_embeddings, class_weights
 from ancor_jax.models.registry import BACKBONES, NAMES, Settings, create, create_backbone
 from ancor_jax.models.resnet import RESNETS, ResidualBlock, ResNet, ResNet12, ResNet12Block
+from ancor_jax.models.vit import POOLINGS
 
 __all__ = [
     'BACKBONES',
     'HEADS',
     'NAMES',
+    'POOLINGS',
     'REMAT',
     'RESNETS',
     'BatchNorm',

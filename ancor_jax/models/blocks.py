@@ -12,12 +12,13 @@ block, or what follows the last one:
 """
 
 import itertools
-import re
 from collections.abc import Collection
 
-_STEM = re.compile(r'(conv|bn)1|stem_(conv|bn|norm)|patch_embedding|class_token|positions|registers')
-_BLOCK = re.compile(r'stage(?P<stage>\d+)(_block(?P<number>\d+))?|block(?P<only>\d+)|reduce(?P<before>\d+)_\w+')
-_LAST = re.compile(r'norm|head_conv|head_bn')
+_STEM = (
+    *('conv1', 'bn1', 'stem_conv', 'stem_bn', 'stem_norm'),
+    *('patch_embedding', 'class_token', 'positions', 'registers'),
+)
+_LAST = ('norm', 'head_conv', 'head_bn')
 
 
 def blocks(names: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -32,11 +33,19 @@ def blocks(names: Collection[str]) -> tuple[tuple[str, ...], ...]:
 
 def _place(name: str) -> tuple[int, int, int]:
     """Where a name stands: before, in or after the blocks; stage; number."""
-    if _LAST.fullmatch(name):
-        return 2, 0, 0
-    if found := _BLOCK.fullmatch(name):
-        stage, number = found['stage'] or found['before'] or 0, found['number'] or found['only'] or 0
-        return 1, int(stage), int(number)
-    if _STEM.fullmatch(name):
+    if name in _STEM:
         return 0, 0, 0
+    if name in _LAST:
+        return 2, 0, 0
+    first, _, rest = name.partition('_')
+    kind = first.rstrip('0123456789')
+    number = int(first.removeprefix(kind) or -1)
+    if number >= 0 and kind == 'block' and not rest:
+        return 1, 0, number
+    if number >= 0 and kind == 'reduce' and rest in ('norm', 'conv'):
+        return 1, number, 0
+    if number >= 0 and kind == 'stage':
+        within = rest.removeprefix('block')
+        if not rest or (within != rest and within.isdecimal()):
+            return 1, number, int(within or 0)
     raise ValueError(f'{name!r} is in no block of a backbone of models/registry.py.')

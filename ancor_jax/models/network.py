@@ -1,6 +1,5 @@
 """A backbone with one of the heads of the method, which are those of `guybuk/ANCOR`."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -72,7 +71,7 @@ class Network(nn.Module):
             step: training steps done, for DropBlock's schedule.
             classify: whether class logits are wanted.
         """
-        with _in_evaluation(self.frozen):
+        with nn.intercept_methods(_in_evaluation(self.frozen)):
             feature_map = self.backbone(images, train=train, step=jnp.asarray(step, jnp.int32))
         features = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
         hidden = features
@@ -109,17 +108,15 @@ class Network(nn.Module):
         return jnp.mean(self.feature_map(variables, images), axis=(1, 2))
 
 
-def _in_evaluation(frozen: tuple[str, ...]) -> contextlib.AbstractContextManager[Any]:
-    """A context in which modules at these paths are called with train=False."""
-    if not frozen:
-        return contextlib.nullcontext()
+def _in_evaluation(frozen: tuple[str, ...]) -> Callable[..., Any]:
+    """An interceptor that calls the modules at these paths with train=False."""
 
     def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if kwargs.get('train') and '/'.join(context.module.path) in frozen:
             kwargs = kwargs | {'train': False}
         return function(*args, **kwargs)
 
-    return nn.intercept_methods(call)
+    return call
 
 
 def class_weights(params: Any) -> jax.Array:
