@@ -1,6 +1,6 @@
 """The blocks of a backbone, from first to last, by the names of its variables.
 
-Freezing and layer-wise learning rates read this table. An entry is what stands before the first block (the stem), a
+Freezing and layer-wise learning rates use this table. An entry is what stands before the first block (the stem), a
 block, or what follows the last one:
 
     resnet12             stage1 .. stage4: 4 entries, there is no stem
