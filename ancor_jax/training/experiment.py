@@ -88,6 +88,9 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         bn_sync=synchronised,
         axis_name=device_mesh.AXIS,
     )
+    frozen, factors = _layers(config, model, (views.size, views.size, 3))
+    if frozen:
+        model = model.clone(frozen=frozen)
     schedule = optim.schedule(
         config.optim.schedule,
         config.optim.learning_rate,
@@ -98,9 +101,21 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         milestones=config.optim.milestones,
         decay=config.optim.decay,
     )
+    optimizer = optim.optimizer(
+        config.optim.name,
+        schedule,
+        config.optim.momentum,
+        config.optim.weight_decay,
+        nesterov=config.optim.nesterov,
+        clip_norm=config.optim.clip_norm,
+    )
+    if frozen:
+        optimizer = optim.freeze(optimizer, frozen)
+    if factors:
+        optimizer = optim.scale_layers(optimizer, factors)
     recipe = step.Recipe(
         model=model,
-        optimizer=optim.sgd(schedule, config.optim.momentum, config.optim.weight_decay),
+        optimizer=optimizer,
         method=method,
         temperature=config.contrast.temperature,
         target_momentum=config.contrast.target_momentum,
@@ -118,6 +133,38 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         config.contrast.queue_size,
         jnp.dtype(config.contrast.queue_dtype),
     )
+
+
+def _layers(
+    config: Config, model: models.Network, view_shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Paths of what `optim.freeze` freezes, and the factors on the learning rate of `optim.layer_decay` by path.
+
+    Raises:
+        ConfigError: the backbone has no table of blocks, or none would be left.
+    """
+    freeze, decay = config.optim.freeze, config.optim.layer_decay
+    if freeze in ('', 'backbone') and decay == 1:
+        return (freeze,) if freeze else (), {}
+    image = jax.ShapeDtypeStruct((1, *view_shape), jnp.float32)
+    shapes = jax.eval_shape(lambda image: model.init(jax.random.key(0), image, train=False), image)
+    try:
+        table = models.blocks(shapes['params']['backbone'])
+    except ValueError as error:
+        raise ConfigError(
+            f"model.name={config.model.name} has no table of blocks; set optim.freeze to '' or 'backbone', and "
+            'optim.layer_decay to 1.'
+        ) from error
+    count = int(freeze or 0)
+    if count >= len(table):
+        raise ConfigError(
+            f"optim.freeze={freeze!r}, and {config.model.name} has {len(table)} blocks; freeze fewer, or 'backbone'."
+        )
+    frozen = tuple(f'backbone/{name}' for names in table[:count] for name in names)
+    if decay == 1:
+        return frozen, {}
+    powers = {f'backbone/{name}': len(table) - place for place, names in enumerate(table) for name in names}
+    return frozen, {name: decay**power for name, power in powers.items()}
 
 
 def initial_state(plan: Plan, rng: jax.Array) -> step.TrainState:

@@ -2,7 +2,7 @@
 
 The order is the reference's (`train` of `guybuk/ANCOR`): query pass; the target network moves towards the online
 parameters from before this step and towards the batch statistics from after the query pass; key pass; losses against
-the queue as it was; SGD; enqueue.
+the queue as it was; update; enqueue.
 """
 
 from typing import Any, NamedTuple, Protocol
