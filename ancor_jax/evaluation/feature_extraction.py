@@ -1,5 +1,6 @@
 """Feature extraction: features, embeddings and class logits of images, in batches, whichever way the images come."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ancor_jax import fewshot, models
-from ancor_jax.config import ConfigError, Eval, Views
+from ancor_jax.config import Config, ConfigError, Eval, Views
 from ancor_jax.data import host_views
 from ancor_jax.data.dataset import Split
 from ancor_jax.data.images import in_threads, resized_shape
@@ -226,6 +227,12 @@ def resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
 
 def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
     return resized_shape(*image_size, short) if short else image_size
+
+
+def sized(config: Config) -> Eval:
+    """`config.eval` for images of any size: those that nothing brings to one are resized and cropped to a view's."""
+    size = config.eval.crop or config.views.size
+    return dataclasses.replace(config.eval, resize=config.eval.resize or size, crop=size)
 
 
 def check_sizes(split: Split, settings: Eval) -> None:
