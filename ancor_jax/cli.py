@@ -91,6 +91,12 @@ def _report(settings: 'config.Config', directory: pathlib.Path) -> None:
     report.report_run(settings, directory)
 
 
+def _export(settings: 'config.Config', directory: pathlib.Path) -> None:
+    from ancor_jax.commands import export
+
+    export.export(settings, directory)
+
+
 def _compare(directory: pathlib.Path) -> None:
     from ancor_jax.commands import compare
 
@@ -124,6 +130,7 @@ MODES = {
         'stored',
         ('--support=DIR, a folder with a folder of images for each class', '--query=DIR, the folder of images to sort'),
     ),
+    'export': Mode(_export, 'write the network for other programs: safetensors, jax.export, a model card', 'stored'),
     'report': Mode(_report, 'write a page of tables and pictures', 'stored'),
     'compare': Mode(
         _compare, 'compare finished runs side by side', 'none', ('--runs=DIR,DIR, two work directories or more',)
