@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,14 +15,14 @@ from ancor_jax.config import ConfigError, Eval
 from ancor_jax.data import DataError, Split
 from ancor_jax.data.dataset import UNKNOWN as NO_LABEL
 from ancor_jax.data.dataset import unreadable
-from ancor_jax.data.images import Decoded, ImageSource, UnreadableImageError, files
+from ancor_jax.data.images import Decoded, Encoded, ImageSource, UnreadableImageError
 from ancor_jax.evaluation import classification, feature_extraction, trained_model
 from ancor_jax.evaluation.classification import UNKNOWN, Answer
 from ancor_jax.runtime import workdir
 from ancor_jax.views import image_ops
 
-# One uint8 array [n, H, W, 3], or images of any sizes: paths of files and arrays uint8 [H, W, 3].
-Images = np.ndarray | Sequence[str | os.PathLike[str] | np.ndarray]
+# One uint8 array [n, H, W, 3], or images of any sizes: paths of files, the bytes of files, and arrays uint8 [H, W, 3].
+Images = np.ndarray | Sequence[str | os.PathLike[str] | bytes | np.ndarray]
 
 
 class TrainedNetwork:
@@ -54,7 +55,8 @@ class TrainedNetwork:
         """The images as the network takes them, resized, cropped and normalised: float32 [n, H, W, 3].
 
         Args:
-            images: paths of image files and arrays uint8 [H, W, 3], in any mixture; or one array uint8 [n, H, W, 3].
+            images: paths of image files, bytes of such, and arrays uint8 [H, W, 3], in any mixture; or one array uint8
+                [n, H, W, 3].
 
         Raises:
             DataError: no images, something else than paths and uint8 arrays, or a file that cannot be read.
@@ -140,7 +142,7 @@ def load(directory: str | os.PathLike[str], **settings: Any) -> TrainedNetwork:
     return TrainedNetwork(trained_model.load(where, config.eval.checkpoint), feature_extraction.sized(config))
 
 
-_Item = tuple[str, np.ndarray | None]  # a path, or a name and the image
+_Item = tuple[str, np.ndarray | bytes | None]  # a path, or a name and the image
 
 
 def _items(images: Images, what: str = '') -> list[_Item]:
@@ -156,7 +158,11 @@ def _items(images: Images, what: str = '') -> list[_Item]:
         if isinstance(image, (str, os.PathLike)):
             items.append((os.fspath(image), None))
             continue
-        name, array = f'{what}, image {number}'.removeprefix(', '), np.asarray(image)
+        name = f'{what}, image {number}'.removeprefix(', ')
+        if isinstance(image, bytes):
+            items.append((name, image))
+            continue
+        array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
             raise DataError(f'{name} is {array.dtype} {array.shape}; give a path, or an RGB image uint8 (H, W, 3)')
         items.append((name, array))
@@ -167,6 +173,13 @@ def _items(images: Images, what: str = '') -> list[_Item]:
 
 def _source(items: list[_Item]) -> ImageSource:
     names = [name for name, _ in items]
-    if all(image is None for _, image in items):
-        return files(names)
-    return Decoded([files([name])[0] if image is None else image for name, image in items], names)
+
+    def read(index: int) -> bytes:
+        name, image = items[index]
+        return pathlib.Path(name).read_bytes() if image is None else bytes(image)
+
+    encoded = Encoded(read, len(items), lambda index: names[index])
+    if not any(isinstance(image, np.ndarray) for _, image in items):
+        return encoded
+    decoded = [image if isinstance(image, np.ndarray) else encoded[i] for i, (_, image) in enumerate(items)]
+    return Decoded(decoded, names)
