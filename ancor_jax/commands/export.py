@@ -137,7 +137,7 @@ def _settings(network: TrainedModel) -> list[tuple[str, str]]:
         ('Data', data),
         ('Network', f'{config.model.name}, width {config.model.width:g}, head {config.head}'),
         ('Weights before training', pathlib.PurePath(config.model.init).name or 'random'),
-        ('Training', f'{config.train.epochs} epochs of batches of {config.train.batch_size}, views of '
+        ('Training', f'{config.train.epochs} epoch(s) of batches of {config.train.batch_size}, views of '
                      f'{config.views.size}×{config.views.size} pixels'),
     ]  # fmt: skip
 

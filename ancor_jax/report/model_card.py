@@ -59,6 +59,7 @@ def page(card: Card) -> str:
         layers={layer.name: layer for layer in card.layers},
         few_shot=_few_shot(card.results),
         probes=_probes(card.results),
+        evaluated=_evaluated(card.results),
         episodes=' or '.join(f'{n:,}' for n in sorted({row['episodes'] for row in card.results.get('results', [])})),
     )
 
@@ -79,6 +80,12 @@ def _few_shot(results: Mapping[str, Any]) -> str:
         if row['classifier'] in CLASSIFIERS
     ]  # fmt: skip
     return table(rows) if rows else ''
+
+
+def _evaluated(results: Mapping[str, Any]) -> str:
+    """' at step 570 on digits', which may be another step or other data than those of the run."""
+    data = results.get('data', {}).get('name')
+    return (f' at step {results["step"]:,}' if 'step' in results else '') + (f' on {text(data)}' if data else '')
 
 
 def _probes(results: Mapping[str, Any]) -> str:

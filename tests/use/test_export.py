@@ -30,7 +30,9 @@ def folder(run):
         {'protocol': 'nway', 'classifier': 'lr', 'ways': [5, 5], 'shots': 1, 'episodes': 20}
         | {'accuracy': 61.5, 'interval_95': 2.25}
     ]
-    (run / 'results.json').write_text(json.dumps({'results': rows, 'probes': []}))
+    (run / 'results.json').write_text(
+        json.dumps({'step': 7, 'data': {'name': 'digits'}, 'results': rows, 'probes': []})
+    )
     return export.export(small(), run)
 
 
@@ -68,7 +70,8 @@ def test_the_card_has_data_configuration_and_results(folder):
         'labels of 3 coarse classes',
         '| Classes of the logits, in order | round, straight, curved |',
         '| 5-way 1-shot | 61.50 ± 2.25',
-        'mean over 20 episodes',
+        'Few-shot accuracy at step 7 on digits in per cent: mean over 20 episodes',
+        '2 epoch(s) of batches of 64',
         'the shorter side resized to 16 pixels',
         '"queue_size": 32',
         'torchvision and timm build none of this kind or width',
