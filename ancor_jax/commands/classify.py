@@ -42,7 +42,7 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
         ConfigError, data.DataError, checkpoint.CheckpointError: no run, fewer than two classes, no readable images.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
-    settings = embed.sized(config)
+    settings = feature_extraction.sized(config)
     by_class = unlabelled.images_by_class(support)
     if UNKNOWN in by_class:
         raise DataError(f'{support / UNKNOWN}: {UNKNOWN!r} is the answer for images of no class; rename the folder')

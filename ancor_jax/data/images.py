@@ -127,6 +127,37 @@ def blobs(encoded: Sequence[bytes], title: str) -> Encoded:
     return Encoded(lambda index: encoded[index], len(encoded), lambda index: f'{title}: image {index}')
 
 
+class Decoded:
+    """Images in memory, uint8 [height, width, 3], of any sizes.
+
+    Args:
+        images: the arrays.
+        names: what to call each in messages.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        self._images, self._names = images, names
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def reduced(self, index: int, factor: Callable[[int, int], int]) -> tuple[np.ndarray, tuple[int, int]]:
+        return self._images[index], self.size(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        height, width = self._images[index].shape[:2]
+        return height, width
+
+    def where(self, index: int) -> str:
+        return self._names[index]
+
+    def check(self, index: int) -> None:
+        """An array is decoded already."""
+
+
 class Subset:
     """The images of a source at `indices` [N], in that order."""
 

@@ -275,6 +275,12 @@ def class_names(directory: pathlib.Path) -> dict[str, tuple[str, ...]]:
     return {level: tuple(names) for level, names in json.loads(path.read_text(encoding='utf-8')).items()}
 
 
+def image_counts(directory: pathlib.Path) -> dict[str, int]:
+    """Numbers of 'train' and 'test' images that a run was trained on; empty where it has not stored them."""
+    recorded = (_record(directory) or {}).get('data')
+    return {split: recorded[split]['images'] for split in ('train', 'test')} if recorded else {}
+
+
 def training_seconds(directory: pathlib.Path, done: int) -> float:
     """How long the first `done` steps took, over all sessions of the run."""
     lines = metrics.read_scalars(directory / METRICS)
