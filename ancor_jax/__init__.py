@@ -15,6 +15,7 @@ _PUBLIC = {
     'fewshot': 'ancor_jax.fewshot',
     'models': 'ancor_jax.models',
     'step': 'ancor_jax.training.step',
+    'load': 'ancor_jax.evaluation.network:load',
 }
 
 __all__ = ['__version__', *_PUBLIC]
@@ -23,4 +24,6 @@ __all__ = ['__version__', *_PUBLIC]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return importlib.import_module(_PUBLIC[name])
+    module, _, member = _PUBLIC[name].partition(':')
+    found = importlib.import_module(module)
+    return getattr(found, member) if member else found

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ancor_jax.runtime import arguments, interruption
+from ancor_jax.runtime import arguments, environment, interruption
 
 try:
     from absl import app, flags, logging
@@ -45,9 +45,14 @@ _RUNS = flags.DEFINE_list('runs', [], 'Of compare: work directories; differences
 _IMAGES = flags.DEFINE_string('images', None, 'Of embed: a folder of images, instead of the data set.')
 _SUPPORT = flags.DEFINE_string('support', None, 'Of classify: a folder with a folder of images for each class.')
 _UNKNOWN = flags.DEFINE_float(
-    'unknown', None, 'Of classify: answers below this probability are unknown; short for --config.eval.unknown_below.'
+    'unknown',
+    None,
+    'Of classify and serve: an answer less probable than this is unknown; short for --config.eval.unknown_below.',
 )
 _QUERY = flags.DEFINE_string('query', None, 'Of classify: the folder of images to sort.')
+_PORT = flags.DEFINE_integer(
+    'port', 8765, 'Of serve: where the page is, http://127.0.0.1:PORT; 0 for any that is free.', 0, 65535
+)
 _CACHE = flags.DEFINE_string(
     'compilation_cache',
     '~/.cache/ancor_jax',
@@ -91,6 +96,22 @@ def _report(settings: 'config.Config', directory: pathlib.Path) -> None:
     report.report_run(settings, directory)
 
 
+def _export(settings: 'config.Config', directory: pathlib.Path) -> None:
+    from ancor_jax.commands import export
+
+    export.export(settings, directory)
+
+
+def _serve(settings: 'config.Config', directory: pathlib.Path) -> None:
+    from ancor_jax import config
+    from ancor_jax.commands import serve
+
+    if _UNKNOWN.value is not None:
+        settings.eval.unknown_below = _UNKNOWN.value
+        config.check(settings)
+    serve.serve(settings, directory, _PORT.value)
+
+
 def _compare(directory: pathlib.Path) -> None:
     from ancor_jax.commands import compare
 
@@ -124,6 +145,8 @@ MODES = {
         'stored',
         ('--support=DIR, a folder with a folder of images for each class', '--query=DIR, the folder of images to sort'),
     ),
+    'serve': Mode(_serve, 'a page on this machine that classifies images by a few examples', 'stored'),
+    'export': Mode(_export, 'write the network for other programs: safetensors, jax.export, a model card', 'stored'),
     'report': Mode(_report, 'write a page of tables and pictures', 'stored'),
     'compare': Mode(
         _compare, 'compare finished runs side by side', 'none', ('--runs=DIR,DIR, two work directories or more',)
@@ -147,6 +170,7 @@ immediately.
 def main() -> None:
     """The entry point of the command line."""
     interruption.install()  # first: signals also end a process that is starting
+    environment.prepare()
     if {'--help', '-help', '-h', '-?', '--helpshort'} & set(sys.argv[1:]):
         print(_help())
         return
@@ -261,7 +285,7 @@ def _keep_compiled() -> None:
     import jax
 
     if _CACHE.value and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(_path(_CACHE.value)))
+        jax.config.update('jax_compilation_cache_dir', environment.compilation_cache(_CACHE.value))
 
 
 def _stop(message: str, several: bool = True) -> None:

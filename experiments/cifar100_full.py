@@ -63,7 +63,7 @@ def main() -> None:
     config.data.dir = str(arguments.tfds or '')
     if arguments.arrays or arguments.sheets:
         read = read_arrays if arguments.arrays else read_sheets
-        data.LOADERS['cifar100'] = lambda settings: read(arguments.arrays or arguments.sheets)
+        data.SOURCES['cifar100'] = data.TFDS._replace(load=lambda settings: read(arguments.arrays or arguments.sheets))
     configuration.check(config)
     if arguments.write_arrays:
         write_arrays(data.load(config.data), arguments.write_arrays)

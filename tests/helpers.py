@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancor_jax import losses
+from ancor_jax import data, losses
 from ancor_jax.config import Config, to_dict
-from ancor_jax.runtime import checkpoint
+from ancor_jax.evaluation import trained_model
+from ancor_jax.runtime import checkpoint, workdir
 from ancor_jax.training import experiment
 from configs import digits_coarse
 
@@ -38,6 +39,20 @@ def small(**changes) -> Config:
         section, name = field.split('__') if '__' in field else (None, field)
         setattr(getattr(config, section) if section else config, name, value)
     return config
+
+
+def untrained(directory, method: str, seed: int):
+    """A work directory as training leaves it, with a network as it is born."""
+    settings = small(method=method, seed=seed)
+    dataset = data.load(settings.data)
+    num_classes = len(dataset.fine_names if method == 'fine' else dataset.coarse_names)
+    model = trained_model.create_model(settings, num_classes)
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3)), train=False))(jax.random.key(seed))
+    classes = {'coarse': dataset.coarse_names, 'fine': dataset.fine_names}
+    workdir.claim(directory, settings, 1, classes)
+    with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+        checkpoints.save(7, {**variables, 'step': jnp.int32(7)})
+    return directory
 
 
 def restored(config, directory, kind=checkpoint.LATEST):

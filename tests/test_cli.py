@@ -105,7 +105,7 @@ def test_runs_are_compared_without_a_config(tmp_path):
 def test_imagenet_says_what_is_missing(tmp_path):
     result = main('--config=imagenet_coarse', f'--workdir={tmp_path}/run')
     assert result.returncode == 1
-    assert 'error: no ImageNet' in last_line(result)
+    assert 'error: there is no ImageNet in' in last_line(result)
     assert len(result.stderr.strip().splitlines()) == 1
 
 

@@ -1,11 +1,9 @@
 """`--mode=check_data`: checks the data of a configuration before a training."""
 
-import hashlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,12 @@ import numpy as np
 
 from ancor_jax import data
 from ancor_jax.config import Config
-from ancor_jax.data import input_pipeline
+from ancor_jax.data import input_pipeline, inspection
 from ancor_jax.data.dataset import Dataset, Split, in_memory
-from ancor_jax.data.images import DataError, Encoded, UnreadableImageError, in_threads
+from ancor_jax.data.images import DataError
+from ancor_jax.data.names import shown
 from ancor_jax.methods import METHODS
+from ancor_jax.runtime import atomic
 from ancor_jax.views import random_views
 from ancor_jax.views.recipe import recipe_of
 
@@ -26,42 +26,42 @@ _COLUMNS = 6
 _RATE_SECONDS = 5.0
 
 
-class Look(NamedTuple):
-    """The properties of one image."""
-
-    size: tuple[int, int]  # height and width; (0, 0) if unreadable
-    digest: bytes  # of its bytes
-    complaint: str  # '' if it is readable
-
-
 def check_data(config: Config, directory: pathlib.Path) -> None:
-    """Prints the report of `report`."""
-    print(report(config, directory), flush=True)
+    """Writes what training would see to `<directory>/check_data.txt` and prints it, see `report`."""
+    text = report(config, directory)
+    atomic.write_text(directory / 'check_data.txt', text + '\n')
+    print(text, flush=True)
 
 
 def report(config: Config, directory: pathlib.Path) -> str:
-    """Reads every image once and returns a report as text; writes the picture of a batch to `directory`.
+    """Reads every image once and says what was found, as text; the picture of a batch goes to `directory`.
 
     Args:
         config: checked.
-        directory: for `check_data.png`; created if there are views to show.
+        directory: gets `check_data.png`, and `split.jsonl` where the splits are drawn here; it is made if there is
+            something to show.
 
     Returns:
-        Tables of classes with counts, image sizes, unreadable files, duplicates across splits, classes that are too
-        small for an episode, and the speed of the host pipeline.
+        Tables of classes with counts, image sizes, unreadable files, images of one colour, pictures under two labels,
+        copies across splits and inside classes, names that are alike, classes that are too small for an episode, and
+        the pace of the host pipeline.
 
     Raises:
         DataError: the data set cannot be opened, or none of its images can be read.
     """
     views, rng = recipe_of(config.views), random_views.run_rng(config.seed)
     dataset = data.open_dataset(config.data)
-    looks = {name: _look(split, f'reading {name}') for name, split in _splits(dataset)}
+    looks = {name: inspection.look(split, f'reading {name}') for name, split in _splits(dataset)}
     parts = [
         dataset.summary(),
         _class_table(dataset),
         *(_sizes(name, its_looks) for name, its_looks in looks.items()),
         _unreadable(looks),
+        _flat(dataset, looks),
+        *(_contradictions(dataset, looks, level) for level in ('coarse', 'fine')),
         _duplicates(dataset, looks),
+        _copies(dataset, looks),
+        _section('Names that differ only in case or Unicode form', inspection.alike_names(dataset)),
         _small_classes(dataset, config),
     ]
     if all(look.complaint for look in looks['train']):
@@ -70,33 +70,15 @@ def report(config: Config, directory: pathlib.Path) -> str:
     if 'test' in looks:
         dataset = replace(dataset, test=_only_readable(dataset.test, looks['test']))
     parts.append(_picture(dataset, config, views, rng, directory))
+    if dataset.record:
+        atomic.write_text(directory / 'split.jsonl', dataset.record)
+        parts.append(f'The split, as a manifest: {shown(str(directory / "split.jsonl"))}')
     parts.append(_rate(dataset.train, config, views))
     return '\n\n'.join(part for part in parts if part)
 
 
 def _splits(dataset: Dataset) -> list[tuple[str, Split]]:
     return [('train', dataset.train), *([('test', dataset.test)] if len(dataset.test) else [])]
-
-
-def _look(split: Split, title: str) -> list[Look]:
-    """Size, digest and readability of every image, in order."""
-    images = split.images
-
-    def one(index: int) -> Look:
-        if isinstance(images, np.ndarray):
-            return Look((images.shape[1], images.shape[2]), _digest(images[index].tobytes()), '')
-        try:
-            images.check(index)
-            content = images.read(index) if isinstance(images, Encoded) else images[index].tobytes()
-            return Look(images.size(index), _digest(content), '')
-        except UnreadableImageError as error:
-            return Look((0, 0), b'', str(error))
-
-    return list(in_threads(one, len(split), title=title))
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _class_table(dataset: Dataset) -> str:
@@ -114,7 +96,7 @@ def _class_table(dataset: Dataset) -> str:
     return '\n'.join(lines)
 
 
-def _sizes(name: str, looks: list[Look]) -> str:
+def _sizes(name: str, looks: list[inspection.Look]) -> str:
     sizes = np.asarray([look.size for look in looks if not look.complaint])
     if not len(sizes):
         return ''
@@ -128,37 +110,54 @@ def _sizes(name: str, looks: list[Look]) -> str:
     )
 
 
-def _unreadable(looks: dict[str, list[Look]]) -> str:
+def _unreadable(looks: dict[str, list[inspection.Look]]) -> str:
     bad = [look.complaint for its_looks in looks.values() for look in its_looks if look.complaint]
     if not bad:
         return 'Every image can be read.'
-    return f'Images that cannot be read: {len(bad)}\n  ' + _first(bad)
+    return _section(f'Images that cannot be read (--config.data.max_unreadable={len(bad)} leaves them out)', bad)
 
 
-def _first(lines: list[str]) -> str:
-    """The first lines, and the number of further lines."""
+def _section(heading: str, lines: Sequence[str], count: int | None = None) -> str:
+    """A heading with a number, under it the first lines and how many more there are; '' if there are none."""
+    if not lines:
+        return ''
     more = [f'and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
-    return '\n  '.join(lines[:_SHOWN] + more)
+    return f'{heading}: {len(lines) if count is None else count}\n  ' + '\n  '.join([*lines[:_SHOWN], *more])
 
 
-def _duplicates(dataset: Dataset, looks: dict[str, list[Look]]) -> str:
-    """Images that are in both splits: they bias the few-shot accuracy."""
+def _flat(dataset: Dataset, looks: dict[str, list[inspection.Look]]) -> str:
+    """Images of one colour: black ones are often pixels of another range than 8 bits."""
+    lines = [
+        f'{inspection.name(getattr(dataset, name), index)}: levels {look.levels[0]} to {look.levels[1]} of 0 to 255'
+        for name, its_looks in looks.items()
+        for index, look in enumerate(its_looks)
+        if look.is_flat
+    ]
+    return _section('Images of one colour or nearly so, from which nothing can be learnt', lines)
+
+
+def _contradictions(dataset: Dataset, looks: dict[str, list[inspection.Look]], level: str) -> str:
+    found = inspection.contradictions(dataset, looks, level)
+    return _section(f'Pictures with two {level} labels', found)
+
+
+def _duplicates(dataset: Dataset, looks: dict[str, list[inspection.Look]]) -> str:
+    """Images that are in both splits: few-shot accuracy on them is not what it seems."""
     if 'test' not in looks:
         return ''
-    place = {look.digest: index for index, look in enumerate(looks['train']) if not look.complaint}
-    both = [
-        (place[look.digest], index)
-        for index, look in enumerate(looks['test'])
-        if not look.complaint and look.digest in place
+    both = inspection.in_both_splits(dataset, looks)
+    named = [f'{one} = {other}' for one, other in both]
+    return _section('Test images that are training images too', named) or 'No image is in both splits.'
+
+
+def _copies(dataset: Dataset, looks: dict[str, list[inspection.Look]]) -> str:
+    found = inspection.copies(dataset, looks)
+    lines = [
+        f'{one.split}, class {one.class_name!r}: {one.images} images are {one.distinct} distinct pictures; '
+        f'{one.most} are copies of {one.example}' + (', most of the class' if 2 * one.most >= one.images else '')
+        for one in found
     ]
-    if not both:
-        return 'No image is in both splits.'
-    named = [f'{_name(dataset.train, one)} = {_name(dataset.test, other)}' for one, other in both]
-    return f'Test images that are training images too: {len(both)}\n  ' + _first(named)
-
-
-def _name(split: Split, index: int) -> str:
-    return f'image {index}' if isinstance(split.images, np.ndarray) else split.images.where(index)
+    return _section('Copies inside a class', lines, sum(one.images - one.distinct for one in found))
 
 
 def _small_classes(dataset: Dataset, config: Config) -> str:
@@ -180,10 +179,10 @@ def _small_classes(dataset: Dataset, config: Config) -> str:
             )
     if not lines:
         return f'Every fine class has the {needed} test images that an episode takes.'
-    return f'Too small for few-shot evaluation: {len(lines)}\n  ' + _first(lines)
+    return _section('Too small for few-shot evaluation', lines)
 
 
-def _only_readable(split: Split, looks: list[Look]) -> Split:
+def _only_readable(split: Split, looks: list[inspection.Look]) -> Split:
     readable = np.flatnonzero([not look.complaint for look in looks])
     return split.take(readable) if len(readable) < len(split) else split
 
@@ -209,7 +208,7 @@ def _picture(
     fine = METHODS[config.method].labels == 'fine' and train.has_fine
     labels, names = (train.fine, dataset.fine_names) if fine else (train.coarse, dataset.coarse_names)
     _draw(path, [_pixels(view, views) for view in both], [names[labels[index]] for index in order])
-    return f'The two views of the first {count} images of the first step: {path}'
+    return f'The two views of the first {count} images of the first step: {shown(str(path))}'
 
 
 def _batches(train: Split, config: Config, views: random_views.Recipe, batch: int) -> Iterator[input_pipeline.Crops]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ancor_jax.commands import embed
 from ancor_jax.config import Config
-from ancor_jax.data import DataError, Split, unlabelled
+from ancor_jax.data import DataError, Split, names, unlabelled
 from ancor_jax.data.dataset import unreadable
 from ancor_jax.evaluation import feature_extraction, trained_model
 from ancor_jax.evaluation.classification import UNKNOWN, Answer, solve
@@ -42,7 +42,7 @@ def classify(config: Config, directory: pathlib.Path, support: pathlib.Path, que
         ConfigError, data.DataError, checkpoint.CheckpointError: no run, fewer than two classes, no readable images.
     """
     network = trained_model.load(directory, config.eval.checkpoint)
-    settings = embed.sized(config)
+    settings = feature_extraction.sized(config)
     by_class = unlabelled.images_by_class(support)
     if UNKNOWN in by_class:
         raise DataError(f'{support / UNKNOWN}: {UNKNOWN!r} is the answer for images of no class; rename the folder')
@@ -170,16 +170,10 @@ def _csv(answer: Answer, failed: Sequence[tuple[str, str]]) -> str:
             best = int(answer.coarse_probabilities[number].argmax())
             coarse = [answer.coarse_classes[best], f'{answer.coarse_probabilities[number, best]:.4f}']
         right = '' if truth is None else ('yes' if truth == name else 'no')
-        writer.writerow([safe_cell(cell) for cell in (*row, *coarse, truth or '', right, '')])
+        writer.writerow([names.cell(text) for text in (*row, *coarse, truth or '', right, '')])
     for path, error in failed:
-        writer.writerow([safe_cell(cell) for cell in (path, *[''] * 8, error)])
+        writer.writerow([names.cell(text) for text in (path, *[''] * 8, error)])
     return text.getvalue()
-
-
-def safe_cell(text: str) -> str:
-    """A cell that a spreadsheet shows as text: a cell that starts like a formula gets a leading quotation mark."""
-    text = text.encode('utf-8', 'backslashreplace').decode('utf-8')  # names that are not valid text
-    return f"'{text}" if text[:1] in tuple('=+-@\t\r') else text
 
 
 def _gallery(

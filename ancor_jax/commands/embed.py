@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ancor_jax import data, fewshot
-from ancor_jax.config import Config, Eval
+from ancor_jax.config import Config
 from ancor_jax.data import Split, unlabelled
 from ancor_jax.data.dataset import UNKNOWN, Dataset, without_unreadable
 from ancor_jax.evaluation import feature_extraction, trained_model
@@ -41,7 +41,7 @@ def embed(config: Config, directory: pathlib.Path, images: pathlib.Path | None =
     network = trained_model.load(directory, config.eval.checkpoint)
     parts: dict[str, tuple[Split, Dataset | None]]
     if images is not None:
-        settings = sized(config)
+        settings = feature_extraction.sized(config)
         split = readable(unlabelled.unlabelled(unlabelled.images_below(images)), config, str(images))
         parts = {output_name(images.resolve().name, os.fsencode(images.resolve())): (split, None)}
     else:
@@ -82,15 +82,9 @@ def _name_of_split(name: str, config: Config, network: TrainedModel) -> str:
 def _which_images(config: Config) -> dict[str, Any]:
     """The fields of `config.data` that select the images, without those of their reading."""
     fields = dataclasses.asdict(config.data)
-    for name in ('download', 'pipeline', 'cache', 'threads', 'max_unreadable'):
+    for name in ('download', 'pipeline', 'cache', 'threads', 'max_unreadable', 'manifest_outside'):
         del fields[name]
     return fields | {'dir': os.path.abspath(os.path.expanduser(config.data.dir)) if config.data.dir else ''}
-
-
-def sized(config: Config) -> Eval:
-    """`config.eval` for images of any size: by default, images are resized and cropped to the size of a view."""
-    size = config.eval.crop or config.views.size
-    return dataclasses.replace(config.eval, resize=config.eval.resize or size, crop=size)
 
 
 def readable(split: Split, config: Config, where: str) -> Split:

@@ -7,7 +7,7 @@ from ancor_jax import data
 from ancor_jax.config import Config, ConfigError
 from ancor_jax.data import Dataset
 from ancor_jax.evaluation import results, trained_model
-from ancor_jax.evaluation.evaluate import check, evaluate, evaluate_joined
+from ancor_jax.evaluation.evaluate import check, evaluate, evaluate_joined, left_out
 from ancor_jax.evaluation.results import Evaluation
 from ancor_jax.runtime import atomic, workdir
 
@@ -28,15 +28,13 @@ def evaluate_run(config: Config, directory: pathlib.Path) -> Evaluation:
     workdir.check_same(directory, workdir.identity(config, 1), afterwards=True)
     dataset = _evaluation_data(config)
     extract = network.extractor(config.eval)
+    trained_on, names = network.trained_on, network.class_names
     evaluation = evaluate(
-        extract,
-        network.variables,
-        dataset,
-        config,
-        trained_on=network.trained_on,
-        class_names=network.class_names,
-        shown=config.train.progress,
+        extract, network.variables, dataset, config, trained_on=trained_on, names=names, shown=config.train.progress
     )
+    has_coarse_probe = 'coarse' in config.eval.probes or not dataset.test.has_fine
+    if has_coarse_probe and names and (note := left_out(dataset, trained_on, names)):
+        print(note, flush=True)
     seconds = workdir.training_seconds(directory, network.step)
     heading = f'{network.title} on {dataset.name}'
     results.report(evaluation, heading, config, directory / workdir.EVALUATION, step=network.step, seconds=seconds)

@@ -73,7 +73,7 @@ def gather(network: TrainedModel, dataset: Dataset, config: Config) -> report.Re
     return report.ReportData(
         title=f'{network.title} on {dataset.name}',
         settings=settings_table(network, dataset),
-        results=_results(network.directory),
+        results=latest_results(network.directory),
         scalars=metrics.read_scalars(network.directory / workdir.METRICS),
         images=lambda index: np.asarray(images[index]),
         coarse=test.coarse,
@@ -124,8 +124,8 @@ def settings_table(network: TrainedModel, dataset: Dataset) -> tuple[tuple[str, 
     return tuple(rows)
 
 
-def _results(directory: pathlib.Path) -> dict[str, Any]:
-    """The results of the latest evaluation, or none."""
+def latest_results(directory: pathlib.Path) -> dict[str, Any]:
+    """Of the latest evaluation, or none."""
     found = [directory / name for name in (workdir.RESULTS, workdir.EVALUATION) if (directory / name).is_file()]
     if not found:
         return {}

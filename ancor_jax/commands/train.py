@@ -9,7 +9,7 @@ import time
 from ancor_jax.config import Config
 from ancor_jax.data.fingerprint import fingerprint
 from ancor_jax.evaluation import evaluate, results, trained_model
-from ancor_jax.runtime import checkpoint, checkpoint_files, distributed, ownership, provenance, workdir
+from ancor_jax.runtime import atomic, checkpoint, checkpoint_files, distributed, ownership, provenance, workdir
 from ancor_jax.training import experiment, loop
 from ancor_jax.training.experiment import Run
 from ancor_jax.training.step import TrainState
@@ -66,13 +66,12 @@ def _claim(run: Run) -> None:
     classes = {'coarse': run.dataset.coarse_names, 'fine': run.dataset.fine_names}
     session = provenance.session(done, run.devices)
     workdir.claim(run.directory, run.config, run.devices.size, classes, fingerprint(run.dataset), session)
+    if run.dataset.record:  # the split was drawn here: data.manifest takes this file
+        atomic.write_text(run.directory / 'split.jsonl', run.dataset.record)
 
 
 def _evaluate(run: Run, state: TrainState) -> results.Evaluation:
-    """Evaluates, prints the tables and writes them; an empty evaluation if no test images have fine labels."""
-    if not run.dataset.test.has_fine:
-        print('No test images with fine labels, so no few-shot evaluation.', flush=True)
-        return results.Evaluation([], [])
+    """Evaluates, prints the tables and writes them."""
     method = run.plan.recipe.method
     evaluation = evaluate.evaluate(
         run.extract,

@@ -4,7 +4,7 @@ import math
 
 from ancor_jax import models
 from ancor_jax.config.constraints import ConfigError, OneOf
-from ancor_jax.config.fields import FEATURES, Cluster, Config, Model
+from ancor_jax.config.fields import FEATURES, Cluster, Config, Model, Optim
 from ancor_jax.methods import METHODS
 
 
@@ -17,6 +17,8 @@ def check_contradictions(config: Config) -> None:
     _check_backbone(config.model)
     _check_features(config)
     _check_cluster(config.cluster)
+    _check_optimizer(config.optim)
+    _check_layers(config)
     if not config.data.name:
         raise ConfigError("data.name is empty; name a data set: 'digits', or one of TFDS.")
     if min(config.views.std) <= 0:
@@ -96,6 +98,42 @@ def _check_cluster(cluster: Cluster) -> None:
 def _check_backbone(model: Model) -> None:
     if ':' not in model.name:  # 'package.module:function' is a user-defined network
         OneOf(models.NAMES).check('model.name', model.name)
+        if model.small_stem and model.name not in models.RESNETS:
+            raise ConfigError(
+                f'model.small_stem=True is for {", ".join(models.RESNETS)}, and model.name is {model.name!r}; set '
+                'model.small_stem to False.'
+            )
+        if model.pooling != 'class' and models.BACKBONES[model.name].family != 'vit':
+            raise ConfigError(
+                f'model.pooling={model.pooling!r} is for vision transformers, and model.name={model.name} has no class '
+                "token; leave it 'class'."
+            )
+
+
+def _check_optimizer(optim: Optim) -> None:
+    if optim.nesterov and optim.name == 'lamb':
+        raise ConfigError("optim.nesterov=True, and optim.name='lamb' has no Nesterov form; set it to False.")
+    if optim.nesterov and not optim.momentum:
+        raise ConfigError('optim.nesterov=True needs momentum, and optim.momentum is 0; set it above 0, as 0.9.')
+
+
+def _check_layers(config: Config) -> None:
+    optim = config.optim
+    if config.train.on == 'features' and (optim.freeze or optim.layer_decay != 1):
+        raise ConfigError(
+            "train.on='features' trains the head alone, without a backbone to freeze or to decay; leave optim.freeze "
+            "'' and optim.layer_decay 1."
+        )
+    if optim.freeze and not config.model.init:
+        raise ConfigError(
+            f'optim.freeze={optim.freeze!r} would keep random weights; name pretrained ones with model.init, or leave '
+            "optim.freeze ''."
+        )
+    if optim.freeze == 'backbone' and optim.layer_decay != 1:
+        raise ConfigError(
+            "optim.freeze='backbone' leaves no block for optim.layer_decay; set optim.layer_decay to 1, or freeze a "
+            'number of blocks.'
+        )
 
 
 def _check_features(config: Config) -> None:

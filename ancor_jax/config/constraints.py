@@ -59,6 +59,17 @@ class OneOf(NamedTuple):
             )
 
 
+class NumberOr(NamedTuple):
+    """A whole number greater than 0 as text, one of some names, or ''."""
+
+    names: Collection[str]
+
+    def check(self, name: str, value: Any) -> None:
+        if value and value not in self.names and not (value.isdecimal() and int(value)):
+            names = ', '.join(map(repr, self.names))
+            raise ConfigError(f"{name} must be {names}, a number greater than 0, or '', and is {value!r}.")
+
+
 class Length(NamedTuple):
     """A tuple of a fixed length; `what` names the items."""
 

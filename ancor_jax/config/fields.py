@@ -8,7 +8,7 @@ import dataclasses
 from typing import Annotated
 
 from ancor_jax import models
-from ancor_jax.config.constraints import Above, AtLeast, Length, NotEmpty, OneOf, Within
+from ancor_jax.config.constraints import Above, AtLeast, Length, NotEmpty, NumberOr, OneOf, Within
 from ancor_jax.fewshot import CLASSIFIERS, PROTOCOLS
 from ancor_jax.methods import METHODS
 from ancor_jax.probes import PROBES
@@ -17,6 +17,7 @@ PIPELINES = ('auto', 'device', 'host')
 BREEDS = ('living17', 'nonliving26', 'entity13', 'entity30')
 BREEDS_SPLITS = ('good', 'bad', 'rand')
 JOINS = ('ensemble', 'concat', 'cascade')
+OPTIMIZERS = ('sgd', 'adamw', 'lars', 'lamb')
 SCHEDULES = ('cosine_restarts', 'cosine', 'steps')
 FEATURES = ('backbone', 'hidden', 'embedding', 'probabilities')
 DTYPES = ('float32', 'bfloat16')
@@ -39,6 +40,9 @@ class Data:
     dir: str = ''  # where it is stored; '' is the TFDS default, ~/tensorflow_datasets, for TFDS data sets and 'breeds'
     download: bool = False  # fetch and prepare it in `dir` if it is not there; cifar100 needs no TensorFlow for that
     manifest: str = ''  # of 'folder': a CSV or JSON Lines file of path, coarse, fine, split instead of the layout
+    manifest_outside: bool = False  # let a manifest name images that are not below `dir` or its own folder
+    test_part: Share = 0.25  # of 'folder' without split folders: the part of each class that is kept for tests ...
+    split_seed: Count = 0  # ... and the seed of that choice
     breeds: Annotated[str, OneOf(BREEDS)] = 'living17'  # of 'breeds': living17, nonliving26, entity13, entity30
     breeds_split: Annotated[str, OneOf(BREEDS_SPLITS, also_empty=True)] = (
         ''  # good, bad, rand: train on the source's fine classes, test on the target's; '' has all
@@ -93,6 +97,9 @@ class Model:
     width: Positive = 1.0  # factor on every number of channels
     drop_rate: Share = 0.1  # ResNet-12's dropout and DropBlock, reached over 40,000 steps
     drop_block_size: PositiveInt = 5  # 2 for 32×32 images
+    small_stem: bool = False  # of ResNet-18 to -101, for small images: 3×3 of stride 1 instead of 7×7 and max-pool
+    # Of vision transformers, what is the feature: the class token, the mean of the patches' tokens, or both joined.
+    pooling: Annotated[str, OneOf(models.POOLINGS)] = 'class'
     head: Annotated[str, OneOf(('auto', *models.HEADS))] = 'auto'  # seq, fork, cls, none; auto: the method's own
     embed_dim: PositiveInt = 128  # D, width of the embedding
     hidden_dim: Count = 0  # width of the embedder's hidden layer; 0 is that of the backbone's features
@@ -118,11 +125,19 @@ class Contrast:
 
 @dataclasses.dataclass(slots=True)
 class Optim:
-    """SGD and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    name: Annotated[str, OneOf(OPTIMIZERS)] = 'sgd'  # as published; or adamw, lars, lamb
     learning_rate: Positive = 0.03
-    momentum: Share = 0.9
-    weight_decay: NotNegative = 1e-4  # on every parameter
+    momentum: Share = 0.9  # of sgd and lars; the decay b1 of the first moment of adamw and lamb
+    nesterov: bool = False  # Nesterov's momentum; lamb has none
+    weight_decay: NotNegative = 1e-4  # on every parameter; of lars, on kernels alone
+    clip_norm: NotNegative = 0.0  # largest global norm of the gradient, which is scaled down to it; 0 is off
+    # What stays as it is, batch statistics too: '' nothing; 'backbone'; or as many of its first blocks, '3', as
+    # models/blocks.py counts them (the stem is the first).
+    freeze: Annotated[str, NumberOr(('backbone',))] = ''
+    # The learning rate of block l of L of the backbone, from 0, is times layer_decay**(L - l); 1 is off.
+    layer_decay: Annotated[float, Above(0), Within(0, 1)] = 1.0
     schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine_restarts'  # as published; cosine (to zero); steps
     cycles: PositiveInt = 10  # restarts of cosine_restarts
     warmup_epochs: Count = 0  # linear, for cosine and steps

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ancor_jax.data.images import DataError, ImageSource, Subset, UnreadableImageError, centre_crop, in_threads
-from ancor_jax.data.images import resize_short as _resize_short
+from ancor_jax.data.images import DataError, ImageSource, Subset, UnreadableImageError, centre_window, in_threads
+from ancor_jax.data.names import shown
 
 UNKNOWN = -1  # the fine label of an image that has none
 
@@ -75,7 +75,7 @@ def in_memory(split: Split, image_size: int, where: str) -> Split:
     def square(index: int) -> np.ndarray:
         image = source[index]
         if image_size and image.shape[:2] != (image_size, image_size):
-            image = centre_crop(_resize_short(image, image_size), image_size)
+            image = centre_window(image, image_size, image_size)
         return image
 
     everything: np.ndarray | None = None
@@ -96,7 +96,12 @@ def in_memory(split: Split, image_size: int, where: str) -> Split:
 
 
 def unreadable(split: Split, where: str) -> list[str]:
-    """Why each image cannot be decoded, '' where it can; `where` is what to call the split beside the progress bar."""
+    """What is wrong with each image of a split that cannot be decoded; '' of one that can, so N strings.
+
+    Args:
+        split: any; images in memory are readable.
+        where: what to call the split in the title of the progress bar.
+    """
     source = split.images
     if isinstance(source, np.ndarray):
         return [''] * len(split)
@@ -134,7 +139,8 @@ class Dataset:
     """Training and test split of one data set, checked when it is made.
 
     `coarse_of_fine` int32 [num_fine] gives the coarse class of each fine class. A split without fine labels can be
-    trained on; the test split may be empty.
+    trained on; the test split may be empty. `notes` are sentences about the data that a user should see. `record` is
+    a manifest of the splits (JSON Lines) where they were drawn here and not found; a run stores it.
 
     Raises:
         DataError: at construction, for the first thing that is wrong (shapes, dtypes, label ranges, an empty
@@ -147,6 +153,8 @@ class Dataset:
     coarse_names: tuple[str, ...]
     fine_names: tuple[str, ...]
     coarse_of_fine: np.ndarray
+    notes: tuple[str, ...] = ()
+    record: str = field(default='', repr=False)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -158,7 +166,10 @@ class Dataset:
         return (images.shape[1], images.shape[2]) if isinstance(images, np.ndarray) else None
 
     def summary(self) -> str:
-        """One paragraph: numbers of images and classes, image size, the coarse classes by name."""
+        """One paragraph: numbers of images and classes, image size, the coarse classes by name; a line each note."""
+        return '\n'.join(map(shown, (self._numbers(), *self.notes)))
+
+    def _numbers(self) -> str:
         size = 'of any size' if self.image_size is None else 'of {}x{} pixels'.format(*self.image_size)
         if self.image_size == (1, 1):
             size = 'as stored features'
@@ -207,7 +218,7 @@ def validate(dataset: Dataset) -> None:
     if mapping.shape != (num_fine,) or mapping.dtype != np.int32:
         raise DataError(f'{name}: coarse_of_fine is {mapping.dtype} {mapping.shape}; give int32 ({num_fine},)')
     if num_fine and (mapping.min() < 0 or mapping.max() >= num_coarse):
-        raise DataError(f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; mend the mapping')
+        raise DataError(f'{name}: coarse_of_fine goes beyond the {num_coarse} coarse classes; correct the mapping')
     for split_name, split in (('train', dataset.train), ('test', dataset.test)):
         known = np.flatnonzero(split.fine != UNKNOWN)
         wrong = known[mapping[split.fine[known]] != split.coarse[known]]
@@ -244,7 +255,7 @@ def _validate_split(where: str, split: Split, num_coarse: int, num_fine: int) ->
         if labels.min() < least or labels.max() >= classes:
             raise DataError(
                 f'{where}: {kind} labels go from {labels.min()} to {labels.max()} but there are {classes} '
-                f'{kind} classes; mend the labels or name every class'
+                f'{kind} classes; correct the labels or name every class'
             )
 
 
@@ -271,7 +282,7 @@ def derive_coarse_of_fine(
     for kind, labels, names in (('fine', fine, fine_names), ('coarse', coarse, coarse_names)):
         if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
             bad = labels[(labels < 0) | (labels >= len(names))][0]
-            raise DataError(f'{where}: {kind} label {bad} has no name among {len(names)} classes; mend the labels')
+            raise DataError(f'{where}: {kind} label {bad} has no name among {len(names)} classes; correct the labels')
     pairs = np.unique(np.stack([fine, coarse], axis=1), axis=0)
     mapping = np.full(len(fine_names), -1, np.int32)
     for f, c in pairs:
@@ -343,11 +354,12 @@ def only_coarse_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         chosen = split.take(np.flatnonzero(np.isin(split.coarse, coarse)))
         return Split(chosen.images, new_coarse[chosen.coarse], new_fine[chosen.fine])
 
-    return Dataset(
-        f'{dataset.name}, {len(names)} coarse classes',
-        part(dataset.train),
-        part(dataset.test),
-        tuple(dataset.coarse_names[c] for c in coarse),
-        tuple(dataset.fine_names[f] for f in fine),
-        new_coarse[dataset.coarse_of_fine[fine]],
+    return replace(
+        dataset,
+        name=f'{dataset.name}, {len(names)} coarse classes',
+        train=part(dataset.train),
+        test=part(dataset.test),
+        coarse_names=tuple(dataset.coarse_names[c] for c in coarse),
+        fine_names=tuple(dataset.fine_names[f] for f in fine),
+        coarse_of_fine=new_coarse[dataset.coarse_of_fine[fine]],
     )

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ancor_jax.data.images import ImageSource, centre_crop, in_threads, resize_short
+from ancor_jax.data.decoding import MOST_PIXELS
+from ancor_jax.data.images import (
+    ImageSource,
+    UnreadableImageError,
+    centre_crop,
+    centre_window,
+    in_threads,
+    is_long,
+    resize_short,
+    resized_shape,
+    resized_window,
+)
 from ancor_jax.views import random_views
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -73,7 +84,7 @@ def crop_resize(image: np.ndarray, box: Box, size: int, out: np.ndarray | None =
     """A box of an image resized to [size, size, 3] uint8, as `image_ops.crop_resize`, by OpenCV; into `out` if given.
 
     Linear interpolation, after averaging squares of four pixels as long as the box has twice the size: without
-    antialiasing in between, as most training pipelines of TensorFlow and JAX have it. On 400 random boxes of 200
+    antialiasing in between, as in most training pipelines of TensorFlow and JAX. On 400 random boxes of 200
     ImageNet photographs to 224 pixels the mean difference from Pillow's antialiased resizing is 1.6 levels of 255.
     """
     import cv2
@@ -103,7 +114,7 @@ def evaluation_views(
         variants: int [n, 3] offsets and flips of the crop in the resized image, see
             `evaluation_views.support_variants`; None for the centre.
         resize: shorter side in pixels; 0 leaves it.
-        crop: side in pixels; 0: the whole image, which must be of one size then.
+        crop: side in pixels; 0: all of the image, which must be of one size then.
         padding: black pixels added around the resized image before a variant is cropped.
         threads: 0 is one a core.
 
@@ -115,7 +126,13 @@ def evaluation_views(
 
     def views(number: int) -> list[np.ndarray]:
         rows = runs[number]
-        image = images[int(indices[rows[0]])]
+        index = int(indices[rows[0]])
+        image = images[index]
+        if resize and is_long(*image.shape[:2]):
+            some = None if variants is None else variants[rows]
+            return _views_of_long(image, some, resize, crop, padding, _where(images, index)) * (
+                len(rows) if some is None else 1
+            )
         if resize:
             image = resize_short(image, resize)
         if variants is None:
@@ -126,3 +143,39 @@ def evaluation_views(
         return [part[:, ::-1] if flip else part for part, flip in zip(parts, variants[rows, 2], strict=True)]
 
     return np.stack([view for some in in_threads(views, len(runs), threads=threads) for view in some])
+
+
+def _views_of_long(
+    image: np.ndarray, variants: np.ndarray | None, resize: int, crop: int, padding: int, where: str
+) -> list[np.ndarray]:
+    """The views of an image that would be too large when resized: each is cropped first."""
+    full = resized_shape(image.shape[0], image.shape[1], resize)
+    if variants is None:
+        if crop:
+            return [centre_window(image, resize, crop)]
+        if full[0] * full[1] > MOST_PIXELS:
+            raise UnreadableImageError(
+                f'{where} has {full[0]:,}×{full[1]:,} pixels after its shorter side is resized to {resize}; crop it '
+                f'with --config.eval.crop={resize}'
+            )
+        return [resize_short(image, resize)]
+    side = crop or min(full)
+    return [
+        view[:, ::-1] if flip else view
+        for down, right, flip in variants.tolist()
+        for view in [_on_black(image, resize, full, down - padding, right - padding, side)]
+    ]
+
+
+def _on_black(image: np.ndarray, resize: int, full: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
+    """A square of the resized image that may reach beyond it."""
+    first, start = max(top, 0), max(left, 0)
+    height, width = min(top + side, full[0]) - first, min(left + side, full[1]) - start
+    view = np.zeros((side, side, 3), np.uint8)
+    part = resized_window(image, resize, first, start, height, width)
+    view[first - top : first - top + height, start - left : start - left + width] = part
+    return view
+
+
+def _where(images: ImageSource | np.ndarray, index: int) -> str:
+    return f'image {index}' if isinstance(images, np.ndarray) else images.where(index)

@@ -1,28 +1,43 @@
-"""Images that are read when they are asked for: files, or encoded bytes of whatever origin, decoded to uint8 RGB."""
+"""Images that are read on access: files, or encoded bytes of any origin, decoded to uint8 RGB."""
 
-import io
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-_JPEG = b'\xff\xd8'
-_EXIF_ORIENTATION = 274
-_LEADING = [bytes([kind]) for kind in (*range(0xE0, 0xF0), 0xFE)]  # kinds of segments that come first in a JPEG
-_WHITE = 255
+from ancor_jax.data.decoding import MOST_BYTES, check_decodes, decode, decode_reduced, size_of
+from ancor_jax.data.errors import DataError, UnreadableImageError
+from ancor_jax.data.names import shown
+
+__all__ = [
+    'DataError',
+    'Encoded',
+    'ImageSource',
+    'Subset',
+    'UnreadableImageError',
+    'blobs',
+    'centre_crop',
+    'centre_window',
+    'check_decodes',
+    'decode',
+    'decode_reduced',
+    'files',
+    'in_threads',
+    'is_long',
+    'resize_short',
+    'resized_shape',
+    'resized_window',
+    'size_of',
+]
+
+# A side this many times the other, and the image is not resized before it is cropped.
+_LONG = 8
 
 T = TypeVar('T')
-
-
-class DataError(ValueError):
-    """The data are missing, or not what training and evaluation need; the message says how to mend it."""
-
-
-class UnreadableImageError(DataError):
-    """One image cannot be decoded."""
 
 
 class ImageSource(Protocol):
@@ -100,14 +115,47 @@ def files(paths: Sequence[str]) -> Encoded:
 
     def read(index: int) -> bytes:
         with open(paths[index], 'rb', buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise UnreadableImageError(f'the file has more than {MOST_BYTES:,} bytes')
             return file.read()
 
-    return Encoded(read, len(paths), lambda index: paths[index])
+    return Encoded(read, len(paths), lambda index: shown(paths[index]))
 
 
 def blobs(encoded: Sequence[bytes], title: str) -> Encoded:
     """Encoded images in memory; `title` says in messages whose they are."""
     return Encoded(lambda index: encoded[index], len(encoded), lambda index: f'{title}: image {index}')
+
+
+class Decoded:
+    """Images in memory, uint8 [height, width, 3], of any sizes.
+
+    Args:
+        images: the arrays.
+        names: what to call each in messages.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        self._images, self._names = images, names
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def reduced(self, index: int, factor: Callable[[int, int], int]) -> tuple[np.ndarray, tuple[int, int]]:
+        return self._images[index], self.size(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        height, width = self._images[index].shape[:2]
+        return height, width
+
+    def where(self, index: int) -> str:
+        return self._names[index]
+
+    def check(self, index: int) -> None:
+        """An array is decoded already."""
 
 
 class Subset:
@@ -135,87 +183,6 @@ class Subset:
         self._source.check(int(self._indices[index]))
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """Any common image format to uint8 [height, width, 3] RGB, turned upright as EXIF says, on white if transparent.
-
-    JPEG goes through libjpeg-turbo (simplejpeg), whatever else, or what that refuses (CMYK), through Pillow.
-
-    Raises:
-        UnreadableImageError: not an image, or one that ends early.
-    """
-    if encoded[:2] == _JPEG and not _turned(encoded):
-        import simplejpeg
-
-        try:
-            # The faster transforms save a twentieth of the time and are off by a level; these give Pillow's pixels.
-            return simplejpeg.decode_jpeg(encoded, 'RGB', fastdct=False, fastupsample=False)
-        except ValueError:
-            pass  # CMYK, or damaged: Pillow knows
-    return _decode_with_pillow(encoded)
-
-
-def decode_reduced(encoded: bytes, factor: Callable[[int, int], int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """`decode`, with the sides of a JPEG divided while it is decoded, and the full height and width.
-
-    The decoder leaves out the fine frequencies, which is as averaging squares of pixels and costs less than half.
-
-    Args:
-        encoded: the file.
-        factor: height, width → by which of 1, 2, 4, 8 the sides may be divided.
-
-    Raises:
-        UnreadableImageError: as `decode`.
-    """
-    if encoded[:2] == _JPEG and not _turned(encoded):
-        import simplejpeg
-
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-            by = factor(height, width)
-            if by > 1:
-                least = {'min_height': -(-height // by), 'min_width': -(-width // by), 'min_factor': 2}
-                return simplejpeg.decode_jpeg(encoded, 'RGB', **least), (height, width)
-        except ValueError:
-            pass  # CMYK, or damaged
-    image = decode(encoded)
-    return image, (image.shape[0], image.shape[1])
-
-
-def size_of(encoded: bytes) -> tuple[int, int]:
-    """Height and width as `decode` gives them, from the head of the file."""
-    if encoded[:2] == _JPEG and not _turned(encoded):
-        import simplejpeg
-
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-            return int(height), int(width)
-        except ValueError:
-            pass
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception as error:  # as below
-        raise UnreadableImageError(_first_line(error)) from error
-    return (width, height) if orientation in range(5, 9) else (height, width)
-
-
-def check_decodes(encoded: bytes) -> None:
-    """Raises UnreadableImageError if the image cannot be decoded to its end; cheaper than `decode` for JPEG."""
-    if encoded[:2] == _JPEG:
-        import simplejpeg
-
-        try:
-            # An eighth of each side: all of the file is read, little is computed.
-            simplejpeg.decode_jpeg(encoded, 'RGB', fastdct=True, fastupsample=True, min_height=1, min_width=1)
-            return
-        except ValueError:
-            pass
-    _decode_with_pillow(encoded)
-
-
 def resize_short(image: np.ndarray, short: int) -> np.ndarray:
     """torchvision's Resize(short) on a Pillow image: bilinear with antialiasing, aspect ratio kept; uint8."""
     from PIL import Image
@@ -232,6 +199,52 @@ def resized_shape(height: int, width: int, short: int) -> tuple[int, int]:
     if height <= width:
         return short, int(short * width / height)
     return int(short * height / width), short
+
+
+def is_long(height: int, width: int) -> bool:
+    """Whether an image is so long that it is cropped before it is enlarged, since memory would have no bound."""
+    return max(height, width) > _LONG * min(height, width)
+
+
+def resized_window(image: np.ndarray, short: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """A window of `resize_short(image, short)`, for which no more of a long image is resized than the window needs.
+
+    Of images that are not long the pixels are exactly those of the resized image; of long ones they can differ by a
+    level.
+
+    Args:
+        image: uint8 [H, W, 3].
+        short: shorter side of the resized image, in pixels.
+        top, left, height, width: the window in the resized image, inside it.
+    """
+    from PIL import Image
+
+    if not is_long(*image.shape[:2]):
+        return resize_short(image, short)[top : top + height, left : left + width]
+    full = resized_shape(image.shape[0], image.shape[1], short)
+    axis = 0 if full[0] > full[1] else 1
+    start, extent = ((top, height), (left, width))[axis]
+    scale = image.shape[axis] / full[axis]  # pixels of the image for one of the resized image
+    margin = math.ceil((max(scale, 1.0) + 1) / scale)  # what the interpolation reaches to
+    first, last = max(start - margin, 0), min(start + extent + margin, full[axis])
+    # The pixels of the image alone that these need: Pillow's box is a float.
+    low, high = math.floor(first * scale), min(math.ceil(last * scale), image.shape[axis])
+    part = image[low:high] if axis == 0 else image[:, low:high]
+    box = [0.0, 0.0, float(part.shape[1]), float(part.shape[0])]
+    box[1 - axis], box[3 - axis] = first * scale - low, min(last * scale - low, part.shape[axis])
+    size = (last - first, full[1]) if axis == 0 else (full[0], last - first)
+    resized = np.asarray(
+        Image.fromarray(part).resize(size[::-1], Image.Resampling.BILINEAR, box=tuple(box))  # type: ignore[arg-type]
+    )
+    inner = slice(start - first, start - first + extent)
+    return resized[inner, left : left + width] if axis == 0 else resized[top : top + height, inner]
+
+
+def centre_window(image: np.ndarray, short: int, size: int) -> np.ndarray:
+    """`centre_crop(resize_short(image, short), size)`, with little memory for long images."""
+    full = resized_shape(image.shape[0], image.shape[1], short)
+    top, left = (round((side - size) / 2) for side in full)
+    return resized_window(image, short, top, left, size, size)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -280,50 +293,3 @@ def in_threads(
         for result in results():
             yield result
             bar.update()
-
-
-def _turned(encoded: bytes) -> bool:
-    """Whether EXIF asks for a rotation or reflection of this JPEG."""
-    if not _has_exif(encoded):
-        return False
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # Pillow raises what it likes on broken EXIF data, which say nothing then
-        return False
-
-
-def _has_exif(encoded: bytes) -> bool:
-    """Whether a JPEG has an EXIF segment among those at its head."""
-    place = 2
-    # Segments are 0xff, a kind, and their length.
-    while encoded[place : place + 1] == b'\xff' and encoded[place + 1 : place + 2] in _LEADING:
-        if encoded[place + 1] == 0xE1 and encoded[place + 4 : place + 10] == b'Exif\0\0':
-            return True
-        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
-    return False
-
-
-def _decode_with_pillow(encoded: bytes) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    try:
-        image: Any = Image.open(io.BytesIO(encoded))
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith('I'):  # 16 bits of grey
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
-            image = image.convert('RGBA')
-            on_white = Image.new('RGBA', image.size, (_WHITE,) * 4)
-            image = Image.alpha_composite(on_white, image)
-        return np.asarray(image.convert('RGB'))
-    except Exception as error:  # Pillow raises what it likes on damaged files
-        raise UnreadableImageError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return 'not an image' if 'cannot identify image file' in text else text

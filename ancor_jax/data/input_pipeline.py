@@ -1,6 +1,6 @@
 """The host's part of the input of images that do not fit the device: read, decode, crop both views, batch.
 
-A batch is a pure function of the seed and the step: a run goes on from any step by starting there, so the position in
+A batch is a pure function of the seed and the step: a run resumes from any step by starting there, so the position in
 the data is the step number of the checkpoint. Each image is decoded once for its two views. Flip, colours, blur and
 normalisation are left to the device (`random_views.finish_two_views`), which does them inside the training step.
 """
@@ -26,7 +26,7 @@ class Crops(NamedTuple):
     """A batch, or one process's share of it: n of the N samples."""
 
     query: np.ndarray  # uint8 [n, size, size, 3], first views
-    key: np.ndarray  # second views; [n, 0, 0, 3] where one view is all that is asked for
+    key: np.ndarray  # second views; [n, 0, 0, 3] where one view is enough
     labels: np.ndarray  # int32 [n]
 
 
@@ -119,7 +119,7 @@ class _Chunks:
         rows = range(self._first_row + first, self._first_row + min(first + _CHUNK, self._rows))
         epoch, step_of_epoch = divmod(step, self._count // self._batch_size)
         images = self._order(epoch)[step_of_epoch, rows.start : rows.stop]
-        # Those of the whole batch: what a row gets does not depend on the chunks or the processes.
+        # Drawn for all rows of the batch: what a row gets does not depend on the chunks or the processes.
         draws = np.random.default_rng([self._seed, _BOX_STREAM, step]).random(
             (self._batch_size, 2, random_views.CROP_DRAWS)
         )
@@ -137,7 +137,7 @@ def _crops(
 
 
 def prefetch(items: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
-    """`put(item)` of each item, started `ahead` items before it is asked for: transfers overlap with computation."""
+    """`put(item)` of each item, started `ahead` items before it is needed: transfers overlap with computation."""
     waiting: list[Any] = []
     for item in items:
         waiting.append(put(item))

@@ -2,32 +2,30 @@
 
 import os
 import pathlib
+import sys
 
 import numpy as np
 
 from ancor_jax.data.dataset import UNKNOWN, Split
+from ancor_jax.data.image_files import below, contents
 from ancor_jax.data.images import DataError, files
-from ancor_jax.data.sources.folder import contents
+from ancor_jax.data.names import shown
 
 
 def images_below(root: pathlib.Path) -> list[str]:
-    """Paths of all images in a folder and the folders in it, in order of their names.
+    """Paths of all images in a folder and the folders in it, in order of their names, each once.
 
     Raises:
         DataError: no such folder, or no image in it.
     """
     if not root.is_dir():
         raise DataError(f'{root} is not a folder; name one that holds images')
-    paths = _below(os.fspath(root))
+    paths, skipped = below(os.fspath(root))
+    for link in skipped:
+        print(f'{shown(link)} leads to a folder that is listed already; it is passed over.', file=sys.stderr)
     if not paths:
         raise DataError(f'{root} holds no image; name a folder that does')
     return paths
-
-
-def _below(folder: str) -> list[str]:
-    folders, images, _ = contents(folder)
-    paths = [os.path.join(folder, name) for name in images]
-    return paths + [path for name in folders for path in _below(os.path.join(folder, name))]
 
 
 def images_by_class(root: pathlib.Path) -> dict[str, list[str]]:
@@ -40,13 +38,13 @@ def images_by_class(root: pathlib.Path) -> dict[str, list[str]]:
         raise DataError(f'{root} is not a folder; name one with a folder of images for each class: {root}/CLASS/')
     folders, stray, _ = contents(os.fspath(root))
     if stray:
-        raise DataError(f'{root / stray[0]} lies in no class folder; move it to {root}/CLASS/ or remove it')
+        raise DataError(f'{root / stray[0]} is in no class folder; move it to {root}/CLASS/ or remove it')
     if len(folders) < 2:
         raise DataError(
-            f'{root} has {len(folders)} class folders, and two or more are there to be told apart; make {root}/CLASS/, '
+            f'{root} has {len(folders)} class folders, and a classifier needs two or more; make {root}/CLASS/, '
             'with a few images of each class'
         )
-    return {name: images_below(root / name) for name in folders}
+    return {shown(name): images_below(root / name) for name in folders}
 
 
 def unlabelled(paths: list[str]) -> Split:

@@ -12,6 +12,7 @@ from ancor_jax.data import Split
 from ancor_jax.evaluation import episodes, feature_extraction, trained_model
 
 UNKNOWN = 'unknown'
+_NEAREST = 3  # support images that an answer lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Answer:
     coarse_probabilities: np.ndarray | None  # float32 [Q, C]; None without `coarse_classes`
     unknown_below: float  # answers below this probability are 'unknown'
     temperature: fewshot.Temperature | None = None  # of the probabilities; None without them
+    # int32 and float32 [Q, k]: the k support images most similar to each query, and their cosines.
+    nearest: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    cosines: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def confidence(self) -> np.ndarray:
@@ -87,6 +91,7 @@ def solve(
     paths: Sequence[str],
     classes: tuple[str, ...],
     *,
+    extractor: feature_extraction.Extractor | None = None,
     shown: bool = False,
 ) -> Answer:
     """Solves the episode of support and query images.
@@ -99,14 +104,15 @@ def solve(
         queries: the Q images to classify.
         paths: [Q], their names.
         classes: names.
+        extractor: of the network with these settings, where there is one already: it keeps its compiled programs.
         shown: whether to show progress.
 
     Raises:
         ConfigError: `eval.unknown_below` with a classifier that has no probabilities.
     """
-    extractor = network.extractor(settings)
     classifier = classifier_of(settings)
     _check_unknown(settings, classifier)
+    extractor = extractor or network.extractor(settings)
     rng = np.random.default_rng(settings.seed)
     copies, _ = episodes.support_copies(
         supports, np.repeat(np.arange(len(supports)), settings.support_copies), settings, rng
@@ -118,6 +124,7 @@ def solve(
         )
 
     seen, asked = extract(supports, 'supports', copies[:, 0], copies[:, 1:]), extract(queries, 'images')
+    nearest, cosines = _nearest(seen.features, copies[:, 0], asked.features)
     labels = labels[copies[:, 0]]
     ways = len(classes)
     probabilities, temperature = None, None
@@ -140,8 +147,31 @@ def solve(
         predicted = np.asarray(fewshot.classify(classifier, seen.features, labels, asked.features, ways=ways))
     coarse = fewshot.calibrated(asked.class_logits, 1.0) if coarse_names else None
     return Answer(
-        tuple(paths), classes, predicted, probabilities, coarse_names, coarse, settings.unknown_below, temperature
+        tuple(paths),
+        classes,
+        predicted,
+        probabilities,
+        coarse_names,
+        coarse,
+        settings.unknown_below,
+        temperature,
+        nearest,
+        cosines,
     )
+
+
+def _nearest(supports: np.ndarray, images: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The support images most similar to each query, and their cosines: int32 and float32 [Q, k].
+
+    Args:
+        supports: [S, d], L2-normalised features of copies of support images.
+        images: int [S], in order, which image each is a copy of; the most similar copy counts.
+        queries: [Q, d], L2-normalised.
+    """
+    starts = np.flatnonzero(np.diff(images, prepend=-1))
+    cosines = np.maximum.reduceat(queries @ supports.T, starts, axis=1)
+    best = np.argsort(-cosines, axis=1, kind='stable')[:, :_NEAREST]
+    return images[starts][best].astype(np.int32), np.take_along_axis(cosines, best, axis=1).astype(np.float32)
 
 
 def _check_unknown(settings: Eval, classifier: str) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from ancor_jax import fewshot, probes
 from ancor_jax.config import Config, ConfigError
-from ancor_jax.data.dataset import Dataset
+from ancor_jax.data import class_names
+from ancor_jax.data.dataset import UNKNOWN, Dataset
 from ancor_jax.evaluation import episodes
 from ancor_jax.evaluation.feature_extraction import Extractor, Features, check_sizes, extract
 from ancor_jax.evaluation.results import Evaluation, Score
@@ -43,7 +44,7 @@ def evaluate(
     config: Config,
     *,
     trained_on: str,
-    class_names: Sequence[str] = (),
+    names: Sequence[str] | None = None,
     shown: bool = False,
 ) -> Evaluation:
     """Few-shot results and probes of one network; without fine labels of the test images, probes of coarse classes.
@@ -53,18 +54,16 @@ def evaluate(
         variables: 'params' and 'batch_stats' of the network.
         dataset: its test images are evaluated; some probes train on its training images.
         config: of the evaluation: `config.eval`.
-        trained_on: 'coarse' or 'fine', the classes of the network's logits.
-        class_names: of the network's logits; empty if they are those of the data set.
+        trained_on: 'coarse' or 'fine', what the network's class logits are of.
+        names: of the class logits, in their order; None where the network was trained on this data set.
         shown: whether to show progress.
     """
     settings = config.eval
-    coarse_of_logit = _coarse_of_logit(dataset, trained_on, class_names)
+    coarse = coarse_of_classes(dataset, trained_on, names)
     if not dataset.test.has_fine:
         test = extract(extractor, variables, dataset.test, settings, name='test features', shown=shown)
-        names = [name for name, probe in probes.PROBES.items() if not probe.needs_fine]
-        return Evaluation(
-            [], [score for name in names for score in _scores(name, dataset, None, test, coarse_of_logit)]
-        )
+        without_fine = [name for name, probe in probes.PROBES.items() if not probe.needs_fine]
+        return Evaluation([], [score for name in without_fine for score in _scores(name, dataset, None, test, coarse)])
     drawn = episodes.draw(dataset.test, settings)
     described = episodes.extract_features(extractor, variables, dataset.test, settings, drawn, shown=shown)
     results = episodes.solve(drawn, described, settings, shown=shown)
@@ -72,33 +71,49 @@ def evaluate(
     if any(probes.PROBES[probe].learns for probe in settings.probes):
         training = extract(extractor, variables, dataset.train, settings, name='training features', shown=shown)
     scores = [
-        score
-        for probe in settings.probes
-        for score in _scores(probe, dataset, training, described.queries, coarse_of_logit)
+        score for probe in settings.probes for score in _scores(probe, dataset, training, described.queries, coarse)
     ]
     return Evaluation(results, scores)
 
 
-def _coarse_of_logit(dataset: Dataset, trained_on: str, class_names: Sequence[str]) -> np.ndarray:
-    """The coarse class of the data set for each class of the network, matched by name; −1 for none: int [C]."""
-    names, coarse = dataset.coarse_names, np.arange(len(dataset.coarse_names))
-    if trained_on == 'fine':
-        names, coarse = dataset.fine_names, dataset.coarse_of_fine
-    if not set(class_names) & set(names):
-        return coarse
-    place = {name: index for index, name in enumerate(names)}
-    return np.asarray([coarse[place[name]] if name in place else -1 for name in class_names])
+def coarse_of_classes(dataset: Dataset, trained_on: str, names: Sequence[str] | None = None) -> np.ndarray:
+    """The coarse class in a data set of each class that a network was trained on, by name: int32 [C].
+
+    UNKNOWN where the data set has no class of that name.
+
+    Args:
+        dataset: on which the network is evaluated.
+        trained_on, names: as `evaluate`.
+    """
+    own = dataset.coarse_names if trained_on == 'coarse' else dataset.fine_names
+    matched = class_names.match(own if names is None else names, own)
+    if trained_on == 'coarse':
+        return matched.numbers
+    return np.append(dataset.coarse_of_fine, np.int32(UNKNOWN))[matched.numbers]
+
+
+def left_out(dataset: Dataset, trained_on: str, names: Sequence[str] | None) -> str:
+    """A sentence on the coarse classes that no class of the network belongs to, if any: the coarse probe omits them."""
+    known = np.unique(coarse_of_classes(dataset, trained_on, names))
+    absent = [dataset.coarse_names[label] for label in np.setdiff1d(dataset.test.coarse, known)]
+    if not absent:
+        return ''
+    some = ', '.join(map(repr, absent[:5])) + (f' and {len(absent) - 5} more' if absent[5:] else '')
+    return (
+        f'Coarse accuracy leaves out the images of {len(absent)} coarse class{"es" if absent[1:] else ""} that the '
+        f'network was not trained on, by name: {some}.'
+    )
 
 
 def _scores(
-    name: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_logit: np.ndarray
+    name: str, dataset: Dataset, training: Features | None, test: Features, coarse_of_class: np.ndarray
 ) -> Iterator[Score]:
     inputs = probes.Inputs(
         features=test.features,
         fine=dataset.test.fine,
         coarse=dataset.test.coarse,
         class_logits=test.class_logits,
-        coarse_of_logit=coarse_of_logit,
+        coarse_of_class=coarse_of_class,
         num_fine=len(dataset.fine_names),
         training_features=None if training is None else training.features,
         training_fine=dataset.train.fine,

@@ -1,5 +1,6 @@
 """Feature extraction: features, embeddings and class logits of images in batches, from the device or the host."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ancor_jax import fewshot, models
-from ancor_jax.config import ConfigError, Eval, Views
+from ancor_jax.config import Config, ConfigError, Eval, Views
 from ancor_jax.data import host_views
 from ancor_jax.data.dataset import Split
 from ancor_jax.data.images import in_threads, resized_shape
@@ -56,16 +57,9 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
     jitted = functools.partial(jax.jit, out_shardings=everywhere, compiler_options=compiler.options(platform))
 
     def describe(variables: Any, pixels: jax.Array) -> Features:
-        outputs: Any = model.apply(variables, pixels, train=False)
-        return Features(select_features(outputs, settings), outputs.embedding, outputs.class_logits)
+        return _describe(model, settings, variables, pixels)
 
-    @jitted
-    def plain(variables: Any, images: jax.Array) -> Features:
-        mean, std = colours.mean, colours.std
-        return describe(
-            variables,
-            evaluation_views.test_view(images, mean=mean, std=std, resize=settings.resize, crop=settings.crop),
-        )
+    plain = jitted(functools.partial(features_of_images, model, colours, settings))
 
     @jitted
     def varied(variables: Any, images: jax.Array, variants: jax.Array) -> Features:
@@ -79,6 +73,21 @@ def make_extractor(model: models.Network, colours: Views, settings: Eval, device
         return describe(variables, image_ops.normalize(images, colours.mean, colours.std))
 
     return Extractor(plain, varied, finished, devices)
+
+
+def features_of_images(
+    model: models.Network, colours: Views, settings: Eval, variables: Any, images: jax.Array
+) -> Features:
+    """The `Features` of the plain test views of images uint8 [n, H, W, 3]; arguments as `make_extractor`."""
+    view = evaluation_views.test_view(
+        images, mean=colours.mean, std=colours.std, resize=settings.resize, crop=settings.crop
+    )
+    return _describe(model, settings, variables, view)
+
+
+def _describe(model: models.Network, settings: Eval, variables: Any, pixels: jax.Array) -> Features:
+    outputs: Any = model.apply(variables, pixels, train=False)
+    return Features(select_features(outputs, settings), outputs.embedding, outputs.class_logits)
 
 
 def make_stored_extractor(model: models.Network, settings: Eval, devices: Mesh) -> Extractor:
@@ -95,8 +104,7 @@ def make_stored_extractor(model: models.Network, settings: Eval, devices: Mesh) 
     jitted = functools.partial(jax.jit, out_shardings=everywhere)
 
     def describe(variables: Any, features: jax.Array) -> Features:
-        outputs: Any = model.apply(variables, features.astype(jnp.float32), train=False)
-        return Features(select_features(outputs, settings), outputs.embedding, outputs.class_logits)
+        return _describe(model, settings, variables, features.astype(jnp.float32))
 
     @jitted
     def plain(variables: Any, stored: jax.Array) -> Features:
@@ -226,6 +234,12 @@ def resized_sizes(split: Split, indices: np.ndarray, short: int) -> np.ndarray:
 
 def _resized(image_size: tuple[int, int], short: int) -> tuple[int, int]:
     return resized_shape(*image_size, short) if short else image_size
+
+
+def sized(config: Config) -> Eval:
+    """`config.eval` for images of any size: those that nothing brings to one are resized and cropped to a view's."""
+    size = config.eval.crop or config.views.size
+    return dataclasses.replace(config.eval, resize=config.eval.resize or size, crop=size)
 
 
 def check_sizes(split: Split, settings: Eval) -> None:

@@ -108,7 +108,8 @@ def as_json(evaluation: Evaluation, config: Config, step: int, seconds: float) -
 def report(
     evaluation: Evaluation, heading: str, config: Config, path: pathlib.Path, *, step: int, seconds: float
 ) -> None:
-    """Prints the tables under a heading and writes everything to `path`."""
+    """Writes everything to `path` and prints the tables under a heading."""
+    atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
     if evaluation.results:
         episodes_drawn = f'{config.eval.episodes:,} episodes, mean ± 95 % interval'
         print(f'\n{heading}, {episodes_drawn}\n\n{table(evaluation.results)}\n')
@@ -116,7 +117,6 @@ def report(
         print(f'\n{heading}\n\n{NO_EPISODES}\n')
     if evaluation.scores:
         print(f'{probe_table(evaluation.scores)}\n')
-    atomic.write_text(path, json.dumps(as_json(evaluation, config, step, seconds), indent=1))
     print(f'Written to {path}', flush=True)
 
 

@@ -142,6 +142,8 @@ def _backbone_settings(config: Config) -> dict[str, Any]:
         'width': settings.width,
         'drop_rate': settings.drop_rate,
         'drop_block_size': settings.drop_block_size,
+        'small_stem': settings.small_stem,
+        'pooling': settings.pooling,
         'dtype': jnp.dtype(settings.dtype),
         'remat': settings.remat,
     }

@@ -1,5 +1,6 @@
 """A backbone with one of the heads of `guybuk/ANCOR`."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -37,6 +38,8 @@ class Network(nn.Module):
         normalize_embedding: whether the embedding is a unit vector, as in the paper (with the next two off).
         relu_before_classifier: of 'seq'.
         classifier_bias: whether C has a bias.
+        frozen: paths of modules that compute as in evaluation also in training, by running statistics that stay as they
+            are and without dropout: 'backbone', or parts of it as 'backbone/stage1'.
 
     Raises:
         ValueError: an unknown head.
@@ -51,6 +54,7 @@ class Network(nn.Module):
     normalize_embedding: bool = False
     relu_before_classifier: bool = True
     classifier_bias: bool = True
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -67,7 +71,8 @@ class Network(nn.Module):
             step: training steps done, for DropBlock's schedule.
             classify: whether to compute class logits.
         """
-        feature_map = self.backbone(images, train=train, step=jnp.asarray(step, jnp.int32))
+        with nn.intercept_methods(_in_evaluation(self.frozen)):
+            feature_map = self.backbone(images, train=train, step=jnp.asarray(step, jnp.int32))
         features = jnp.mean(feature_map.astype(jnp.float32), axis=(1, 2))
         hidden = features
         if self.mlp:
@@ -101,6 +106,17 @@ class Network(nn.Module):
     def features(self, variables: Any, images: jax.Array) -> jax.Array:
         """The features [N, d] of the backbone with running statistics; `variables` needs only the backbone."""
         return jnp.mean(self.feature_map(variables, images), axis=(1, 2))
+
+
+def _in_evaluation(frozen: tuple[str, ...]) -> Callable[..., Any]:
+    """An interceptor that calls the modules at these paths with train=False."""
+
+    def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if kwargs.get('train') and '/'.join(context.module.path) in frozen:
+            kwargs = kwargs | {'train': False}
+        return function(*args, **kwargs)
+
+    return call
 
 
 def class_weights(params: Any) -> jax.Array:

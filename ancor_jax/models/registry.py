@@ -22,6 +22,8 @@ class Settings(NamedTuple):
     Attributes:
         width: factor on the number of channels.
         drop_rate, drop_block_size: see `ResNet12`.
+        small_stem: see `ResNet`.
+        pooling: see `VisionTransformer`.
         bn_groups, bn_sync, axis_name: see `BatchNorm`.
         dtype: of the computation.
         remat: what is stored for the backward pass, a name in `REMAT`.
@@ -30,6 +32,8 @@ class Settings(NamedTuple):
     width: float = 1.0
     drop_rate: float = 0.1
     drop_block_size: int = 5
+    small_stem: bool = False
+    pooling: str = 'class'
     bn_groups: int = 1
     bn_sync: bool = False
     axis_name: str | None = None
@@ -39,7 +43,8 @@ class Settings(NamedTuple):
     @property
     def shared(self) -> dict[str, Any]:
         """The fields that the backbones with batch norm share."""
-        return {name: value for name, value in self._asdict().items() if not name.startswith('drop')}
+        own = ('drop_rate', 'drop_block_size', 'small_stem', 'pooling')
+        return {name: value for name, value in self._asdict().items() if name not in own}
 
     @property
     def without_norm(self) -> dict[str, Any]:
@@ -52,10 +57,10 @@ class Backbone(NamedTuple):
 
     Attributes:
         create: makes the module.
-        features: width d of its features, at width 1.
-        family: naming scheme of its weight files, a key of `pretrained.load.IMPORTERS`.
-        smallest: minimal side of an image, in pixels.
-        mean, std: colour statistics that its published weights expect, on a scale of 0..1.
+        features: width d of its features, at width 1; of a transformer with pooling 'both' it is twice as much.
+        family: whose names files of its weights have, a key of `pretrained.load.IMPORTERS`.
+        smallest: the least side of an image, in pixels.
+        mean, std: of the colours that its published weights expect, on a scale of 0..1.
         resize, crop: of a test image, in pixels, with its published weights.
     """
 
@@ -75,13 +80,15 @@ def _resnet12(settings: Settings) -> nn.Module:
 
 def _resnet(name: str) -> Callable[[Settings], nn.Module]:
     bottleneck, depths = RESNETS[name]
-    return lambda settings: ResNet(bottleneck=bottleneck, depths=depths, **settings.shared)
+    return lambda settings: ResNet(
+        bottleneck=bottleneck, depths=depths, small_stem=settings.small_stem, **settings.shared
+    )
 
 
 def _vit(name: str, **fields: Any) -> Backbone:
     depth, heads = VITS[name]
     return Backbone(
-        lambda settings: VisionTransformer(depth, heads, **fields, **settings.without_norm),
+        lambda settings: VisionTransformer(depth, heads, pooling=settings.pooling, **fields, **settings.without_norm),
         heads * HEAD_FEATURES,
         'vit',
         smallest=fields['patch'],

@@ -111,11 +111,13 @@ class ResNet(nn.Module):
     Attributes:
         bottleneck: kind of the blocks.
         depths: blocks in each stage.
+        small_stem: for small images: a 3×3 convolution of stride 1 in the place of 7×7 and max-pool.
         others: see `ResNet12`.
     """
 
     bottleneck: bool
     depths: tuple[int, ...]
+    small_stem: bool = False
     width: float = 1.0
     bn_groups: int = 1
     bn_sync: bool = False
@@ -127,9 +129,11 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool, step: jax.Array) -> jax.Array:
         parts = Parts.of(self)
         x = images.astype(self.dtype)
-        x = parts.conv(scaled(64, self.width), (7, 7), (2, 2), padding=3, name='conv1')(x)
+        side, stride = (3, 1) if self.small_stem else (7, 2)
+        x = parts.conv(scaled(64, self.width), (side, side), (stride, stride), padding=side // 2, name='conv1')(x)
         x = nn.relu(parts.norm(name='bn1')(x, train=train))
-        x = max_pool(x, 3, 2, padding=1)
+        if not self.small_stem:
+            x = max_pool(x, 3, 2, padding=1)
         for stage, depth in enumerate(self.depths, start=1):
             features = scaled(64 * 2 ** (stage - 1), self.width)
             for block in range(depth):

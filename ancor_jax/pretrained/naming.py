@@ -1,6 +1,7 @@
 """From named tensors of a file to the variables of a network, by a table of names with shapes checked."""
 
 import fnmatch
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ def depthwise(weight: np.ndarray) -> np.ndarray:
     return conv(weight)
 
 
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
 class Rule(NamedTuple):
     """One row of a table: a tensor of the file and the variable that it becomes.
 
@@ -44,7 +48,7 @@ class Rule(NamedTuple):
 
     source: str
     target: tuple[str, ...]
-    transform: Callable[[np.ndarray], np.ndarray] = identity
+    transform: Transform = identity
 
 
 def batch_norm(source: str, target: tuple[str, ...]) -> list[Rule]:
@@ -113,6 +117,31 @@ def convert(
     if problems:
         raise WeightsError(f'{where} do not fit the network; {"; ".join(problems)}. Choose the model.name they are of.')
     return converted
+
+
+def unconvert(
+    rules: Sequence[Rule], variables: Mapping[str, Any], inverses: Mapping[Any, Transform]
+) -> dict[str, np.ndarray]:
+    """The tensors of a file that `convert` makes the variables of.
+
+    Args:
+        rules: one for each variable. Those of one source are the parts of a tensor along its first axis, in order.
+        variables: nested dicts of arrays.
+        inverses: the inverse of each transform that is neither `identity` nor a transposition.
+    """
+    inverses = {identity: identity, linear: linear, conv: _conv_of_variable, **inverses}
+    values = dict(leaves(variables))
+    parts: dict[str, list[np.ndarray]] = {}
+    for rule in rules:
+        transform = rule.transform.func if isinstance(rule.transform, functools.partial) else rule.transform
+        array = inverses[transform](np.asarray(values[rule.target], np.float32))
+        parts.setdefault(rule.source, []).append(array)
+    return {source: np.ascontiguousarray(np.concatenate(some)) for source, some in parts.items()}
+
+
+def _conv_of_variable(kernel: np.ndarray) -> np.ndarray:
+    """HWIO → OIHW."""
+    return kernel.transpose(3, 2, 0, 1)
 
 
 def leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

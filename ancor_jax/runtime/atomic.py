@@ -15,6 +15,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
         file.write(text.encode('utf-8'))
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a binary file."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a NumPy archive (.npz), and creates its directory if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ _MAY_CHANGE: dict[str, set[str] | None] = {
         *('devices', 'steps_per_dispatch', 'log_steps', 'tensorboard', 'progress'),
         *('checkpoint_epochs', 'checkpoint_minutes', 'keep_checkpoints', 'skip_nonfinite'),
     },
-    'data': {'dir', 'download', 'cache', 'threads'},
+    'data': {'dir', 'download', 'cache', 'threads', 'manifest_outside'},
 }
 # An evaluation may also use other data.
 _MAY_CHANGE_AFTERWARDS = _MAY_CHANGE | {'train': None, 'data': None, 'optim': None}
@@ -273,6 +273,12 @@ def class_names(directory: pathlib.Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         return {'coarse': (), 'fine': ()}
     return {level: tuple(names) for level, names in json.loads(path.read_text(encoding='utf-8')).items()}
+
+
+def image_counts(directory: pathlib.Path) -> dict[str, int]:
+    """Numbers of 'train' and 'test' images that a run was trained on; empty where it has not stored them."""
+    recorded = (_record(directory) or {}).get('data')
+    return {split: recorded[split]['images'] for split in ('train', 'test')} if recorded else {}
 
 
 def training_seconds(directory: pathlib.Path, done: int) -> float:

@@ -15,7 +15,7 @@ from ancor_jax.config import Config, ConfigError, Eval
 from ancor_jax.evaluation import evaluate, feature_extraction, trained_model
 from ancor_jax.evaluation.trained_model import PretrainedBackbone
 from ancor_jax.methods import METHODS
-from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed
+from ancor_jax.runtime import checkpoint, compiler, device_mesh, distributed, workdir
 from ancor_jax.training import feature_bank, memory, optim, sharding, step
 from ancor_jax.views import random_views
 from ancor_jax.views.recipe import recipe_of
@@ -88,6 +88,9 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         bn_sync=synchronised,
         axis_name=device_mesh.AXIS,
     )
+    frozen, factors = _layers(config, model, (views.size, views.size, 3))
+    if frozen:
+        model = model.clone(frozen=frozen)
     schedule = optim.schedule(
         config.optim.schedule,
         config.optim.learning_rate,
@@ -98,9 +101,21 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
         milestones=config.optim.milestones,
         decay=config.optim.decay,
     )
+    optimizer = optim.optimizer(
+        config.optim.name,
+        schedule,
+        config.optim.momentum,
+        config.optim.weight_decay,
+        nesterov=config.optim.nesterov,
+        clip_norm=config.optim.clip_norm,
+    )
+    if frozen:
+        optimizer = optim.freeze(optimizer, frozen)
+    if factors:
+        optimizer = optim.scale_layers(optimizer, factors)
     recipe = step.Recipe(
         model=model,
-        optimizer=optim.sgd(schedule, config.optim.momentum, config.optim.weight_decay),
+        optimizer=optimizer,
         method=method,
         temperature=config.contrast.temperature,
         target_momentum=config.contrast.target_momentum,
@@ -120,6 +135,38 @@ def make_plan(config: Config, num_classes: int, num_images: int, num_devices: in
     )
 
 
+def _layers(
+    config: Config, model: models.Network, view_shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Paths of what `optim.freeze` freezes, and the factors on the learning rate of `optim.layer_decay` by path.
+
+    Raises:
+        ConfigError: the backbone has no table of blocks, or none would be left.
+    """
+    freeze, decay = config.optim.freeze, config.optim.layer_decay
+    if freeze in ('', 'backbone') and decay == 1:
+        return (freeze,) if freeze else (), {}
+    image = jax.ShapeDtypeStruct((1, *view_shape), jnp.float32)
+    shapes = jax.eval_shape(lambda image: model.init(jax.random.key(0), image, train=False), image)
+    try:
+        table = models.blocks(shapes['params']['backbone'])
+    except ValueError as error:
+        raise ConfigError(
+            f"model.name={config.model.name} has no table of blocks; set optim.freeze to '' or 'backbone', and "
+            'optim.layer_decay to 1.'
+        ) from error
+    count = int(freeze or 0)
+    if count >= len(table):
+        raise ConfigError(
+            f"optim.freeze={freeze!r}, and {config.model.name} has {len(table)} blocks; freeze fewer, or 'backbone'."
+        )
+    frozen = tuple(f'backbone/{name}' for names in table[:count] for name in names)
+    if decay == 1:
+        return frozen, {}
+    powers = {f'backbone/{name}': len(table) - place for place, names in enumerate(table) for name in names}
+    return frozen, {name: decay**power for name, power in powers.items()}
+
+
 def initial_state(plan: Plan, rng: jax.Array) -> step.TrainState:
     """The state before the first step of a plan."""
     return step.create_state(rng, plan.recipe, plan.view_shape, plan.queue_size, plan.queue_dtype)
@@ -136,7 +183,10 @@ def prepare(config: Config, directory: pathlib.Path) -> Run:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     method = METHODS[config.method]
-    dataset = data.load(config.data)
+    # What a long run would find unreadable only at its end, it finds at its start; a resumed run has read the training
+    # images already.
+    resumed = (directory / workdir.CHECKPOINTS).is_dir()
+    dataset = data.load(config.data, check=('test',) if resumed else ('train', 'test'))
     if method.labels == 'fine' and not dataset.train.has_fine:
         raise ConfigError(
             f'method={config.method} trains on fine labels, and {dataset.name} has none for its training images; '

@@ -79,14 +79,7 @@ def feature_dataset(dataset: Dataset, config: Config, backbone: PretrainedBackbo
             _write(path, len(split), views, functools.partial(jitted, variables), config)
         array = np.load(path, mmap_mode='r')
         stored[name] = Split(np.asarray(array), split.coarse, split.fine)
-    return Dataset(
-        dataset.name,
-        stored['train'],
-        stored['test'],
-        dataset.coarse_names,
-        dataset.fine_names,
-        dataset.coarse_of_fine,
-    )
+    return dataclasses.replace(dataset, train=stored['train'], test=stored['test'])
 
 
 def stored_settings(settings: Eval) -> Eval:

@@ -2,7 +2,7 @@
 
 The order is that of the reference (`train` of `guybuk/ANCOR`): query pass; update of the target network towards the
 online parameters before this step and the batch statistics after the query pass; key pass; losses against the queue
-before this step; SGD; enqueue.
+before this step; update; enqueue.
 """
 
 from typing import Any, NamedTuple, Protocol

@@ -1,6 +1,7 @@
 """Views for evaluation: the plain test view, and the augmented copies of few-shot support images."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,13 +33,22 @@ def test_view(
     check_uint8(images)
     check_mean_std(mean, std)
     pixels = resize_short(images, resize) if resize else images.astype(jnp.float32)
-    if crop:
-        height, width = pixels.shape[1:3]
-        if crop > min(height, width):
-            raise ValueError(f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop')
-        top, left = round((height - crop) / 2), round((width - crop) / 2)
-        pixels = pixels[:, top : top + crop, left : left + crop]
-    return standardise(pixels, mean, std)
+    return standardise(_centre_crop(pixels, crop) if crop else pixels, mean, std)
+
+
+def _centre_crop(pixels: jax.Array, crop: int) -> jax.Array:
+    """The centre of images [N, H, W, 3]; without a check where H or W is symbolic."""
+    height, width = pixels.shape[1:3]
+    if any(map(jax.export.is_symbolic_dim, (height, width))):
+        free = jnp.stack([jnp.asarray(side, jnp.float32) for side in (height, width)]) - crop
+        top, left = jnp.round(free / 2).astype(jnp.int32)  # half to even, as Python rounds
+        shape = (pixels.shape[0], crop, crop, pixels.shape[3])
+        zero = jnp.int32(0)
+        return jax.lax.dynamic_slice(pixels, (zero, top, left, zero), shape)
+    if crop > min(height, width):
+        raise ValueError(f'the centre crop of {crop} does not fit in {height}x{width} images; set resize >= crop')
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
+    return pixels[:, top : top + crop, left : left + crop]
 
 
 def support_variants(

@@ -248,16 +248,21 @@ def normalize(images: jax.Array, mean: tuple[float, float, float], std: tuple[fl
 
 
 def resize_short(images: jax.Array, short: int) -> jax.Array:
-    """torchvision's Resize(short), antialiased, aspect ratio kept: [N, H, W, 3] to float32 on 0..255."""
+    """torchvision's Resize(short), antialiased, aspect ratio kept: [N, H, W, 3] to float32 on 0..255.
+
+    The dimensions may be symbolic, as in a program of `jax.export` for images of any size.
+    """
     count, height, width = images.shape[:3]
     if short < 1:
         raise ValueError(f'cannot resize the short side to {short} pixels; give at least 1')
-    new_height = short if height <= width else int(short * height / width)
-    new_width = short if width <= height else int(short * width / height)
+    # The longer side is rounded down; the shorter one would come out as less than `short` or equal to it.
+    new_height = jax.core.max_dim(short, short * height // width)
+    new_width = jax.core.max_dim(short, short * width // height)
 
     def weights(out_size: int, in_size: int) -> jax.Array:
         place = jnp.arange(out_size)[None, :]
-        one = _resample_weights(jnp.zeros(1), jnp.full(1, float(in_size)), place, out_size, in_size)
+        length = jnp.full(1, jnp.asarray(in_size, jnp.float32))
+        one = _resample_weights(jnp.zeros(1), length, place, out_size, in_size)
         return jnp.broadcast_to(one, (count, out_size, in_size))
 
     return _resample(images, weights(new_height, height), weights(new_width, width))

@@ -95,6 +95,16 @@ def test_folders_of_ilsvrc(tmp_path, below):
         assert abs(int(dataset.train.images[index][9, 9, 0]) - 3 * label % 256) <= 2
 
 
+def test_hidden_files_are_passed_over(tmp_path):
+    table = tree(tmp_path)
+    for split in ('train', 'val'):
+        for synset in table.synsets:
+            (tmp_path / split / synset / '._train_0.JPEG').write_bytes(b'\0\5\x16\7\0\2\0\0Mac OS X        ')
+    dataset = load(settings(tmp_path))
+    assert (len(dataset.train), len(dataset.test)) == (136, 68)
+    assert '._' not in dataset.train.images.where(0)
+
+
 def test_source_and_target_of_a_subpopulation_split(tmp_path):
     table = tree(tmp_path, 'good')
     dataset = load(settings(tmp_path, breeds_split='good'))
@@ -105,7 +115,7 @@ def test_source_and_target_of_a_subpopulation_split(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError, match=r'no ImageNet lies in .*image-net\.org.*--config\.data\.dir=DIR'):
+    with pytest.raises(DataError, match=r'there is no ImageNet in .*image-net\.org.*--config\.data\.dir=DIR'):
         open_dataset(settings(tmp_path))
     (tmp_path / 'train').mkdir()
     with pytest.raises(DataError, match='train/ and no val/'):

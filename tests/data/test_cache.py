@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import pathlib
+import resource
 import shutil
 
 import numpy as np
@@ -71,9 +72,43 @@ def test_too_little_room_is_told_before_writing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_small_and_long_images_are_not_enlarged(tmp_path):
+    rng = np.random.default_rng(0)
+    files = [
+        jpeg(rng.integers(0, 256, size, np.uint8)) for size in ((2, 1000, 3), (9, 12, 3), (40, 30, 3), (30, 40, 3))
+    ]
+    fine = np.arange(4, dtype=np.int32)
+    split = Split(blobs(files, 'noise'), fine // 2, fine)
+    whole = Dataset('noise', split, split, ('a', 'b'), tuple('wxyz'), np.array([0, 0, 1, 1], np.int32))
+    kept = cache.cached(whole, str(tmp_path), 20).train.images
+    assert [kept.size(index) for index in range(4)] == [(2, 1000), (9, 12), (26, 20), (20, 26)]
+    np.testing.assert_array_equal(kept[0], split.images[0])
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(DataError, match=r'the cache .*/file/in/.* cannot be written \(.*\); make room there'):
+        cache.cached(dataset(), str(tmp_path / 'file' / 'in'), 20)
+
+
+def test_too_large_a_file_is_told_in_a_sentence(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(DataError, match=r'cannot be written \(File too large\)'):
+            cache.cached(dataset(), str(tmp_path), 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_cache_is_refused(tmp_path):
     cache.cached(dataset(), str(tmp_path), 20)
     (path,) = pathlib.Path(tmp_path).glob('noise-1.0-train*.bin')
     path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match='delete it'):
+        cache.cached(dataset(), str(tmp_path), 20)
+    shapes_path = path.with_suffix('.npy')
+    shapes_path.write_bytes(shapes_path.read_bytes()[:20])
     with pytest.raises(DataError, match='delete it'):
         cache.cached(dataset(), str(tmp_path), 20)

@@ -1,6 +1,8 @@
 """The common form of the data sets and its checks, decoding into memory, the way of the images, and the digits."""
 
+import dataclasses
 import io
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,16 @@ from sklearn.datasets import load_digits
 
 from ancor_jax import data
 from ancor_jax.config import Data
-from ancor_jax.data import DataError, Dataset, Split, dataset, images
+from ancor_jax.data import DataError, Dataset, Split, dataset, images, sources
 from ancor_jax.data.sources import digits
 
 FINE_NAMES = ('oak', 'elm', 'cat', 'dog')
 COARSE_NAMES = ('tree', 'pet')
 COARSE_OF_FINE = np.asarray([0, 0, 1, 1], np.int32)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, load: Any) -> None:
+    monkeypatch.setitem(data.SOURCES, name, data.Source('an album', 'nothing', load))
 
 
 def load(name: str, **fields: Any) -> Dataset:
@@ -235,22 +241,45 @@ def test_unreadable_images_are_named_or_left_out() -> None:
     assert dataset.without_unreadable(whole, 0, 'here') == (whole, [])
 
 
+def test_some_coarse_classes_keep_the_notes_and_the_record_of_the_data() -> None:
+    whole = encoded_dataset(*(encoded_split([picture(6, 6)] * 8) for _ in range(2)))
+    noted = dataclasses.replace(
+        whole, coarse_names=('tree', 'pet', 'car'), notes=('a note',), record='{"path": "a.png", "coarse": "tree"}\n'
+    )
+    part = dataset.only_coarse_classes(noted, ('tree', 'pet'))
+    assert (part.coarse_names, part.notes, part.record) == (('tree', 'pet'), noted.notes, noted.record)
+
+
 def test_unreadable_images_count_over_both_splits(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pictures = [picture(6, 6, seed) for seed in range(8)]
     album = encoded_dataset(encoded_split(pictures, damaged=(1,)), encoded_split(pictures, damaged=(4,)))
-    monkeypatch.setitem(data.LOADERS, 'album', lambda settings: album)
+    register(monkeypatch, 'album', lambda settings: album)
     loaded = load('album', max_unreadable=2)
     assert (len(loaded.train), len(loaded.test)) == (7, 7)
     assert capsys.readouterr().err.count('left out: album: image') == 2
-    with pytest.raises(DataError, match='test images: 1 of 8 images cannot be read, and up to 0 may'):
+    with pytest.raises(DataError, match=r'album: 2 of 16 images .*max_unreadable=2 leaves .*image 1 can'):
         load('album', max_unreadable=1)
+
+
+def test_all_splits_are_read_before_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [picture(6, 6, seed) for seed in range(8)]
+    album = encoded_dataset(encoded_split(pictures, damaged=(1,)), encoded_split(pictures, damaged=(4, 5)))
+    register(monkeypatch, 'album', lambda settings: album)
+    settings = Data(name='album', pipeline='host')
+    data.load(settings)
+    with pytest.raises(DataError, match='album: 3 of 16 images .* --config.data.max_unreadable=3'):
+        data.load(settings, check=('train', 'test'))
+    with pytest.raises(DataError, match='album: 2 of 8 images .*album: image 4 cannot be read'):
+        data.load(settings, check=('test',))
+    advised = data.load(Data(name='album', pipeline='host', max_unreadable=3), check=('train', 'test'))
+    assert (len(advised.train), len(advised.test)) == (7, 6)
 
 
 def test_the_images_go_to_the_device_if_they_are_small_and_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     equal = encoded_dataset(encoded_split([picture(6, 6)] * 8), encoded_split([picture(6, 6)] * 4))
     mixed = encoded_dataset(encoded_split([picture(6, 6)] * 8), encoded_split([picture(6, 7)] * 4))
     current = equal
-    monkeypatch.setitem(data.LOADERS, 'album', lambda settings: current)
+    register(monkeypatch, 'album', lambda settings: current)
 
     def on_device(**fields: Any) -> bool:
         loaded = load('album', **fields)
@@ -302,10 +331,10 @@ def test_digits_groups_and_sizes() -> None:
     assert loaded.train.images.shape[1:] == (16, 16, 3)
     assert loaded.coarse_names == ('round', 'straight', 'curved')
     np.testing.assert_array_equal(loaded.coarse_of_fine, [0, 1, 2, 2, 1, 2, 0, 1, 0, 0])
-    np.testing.assert_array_equal(loaded.train.fine, digits.load(8).train.fine)
+    np.testing.assert_array_equal(loaded.train.fine, digits.of_size(8).train.fine)
     # Enlarging keeps the picture: averaging 2x2 cells comes back near the original.
     back = loaded.train.images[..., 0].reshape(-1, 8, 2, 8, 2).mean((2, 4))
-    assert np.abs(back - digits.load(8).train.images[..., 0]).mean() < 12
+    assert np.abs(back - digits.of_size(8).train.images[..., 0]).mean() < 12
 
 
 # --- sources --------------------------------------------------------------------------------------------
@@ -318,7 +347,13 @@ def test_a_further_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(settings)
         return small_dataset()
 
-    monkeypatch.setitem(data.LOADERS, 'mine', loader)
+    register(monkeypatch, 'mine', loader)
     loaded = load('mine', dir='somewhere', image_size=6, train_images=4)
     assert len(loaded.train) == 4
     assert seen == [Data(name='mine', dir='somewhere', image_size=6, train_images=4)]
+
+
+def test_the_documentation_has_every_source() -> None:
+    text = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text(encoding='utf-8')
+    assert sources.table() in text
+    assert {'digits', 'folder', 'breeds', 'tiered'} <= set(data.SOURCES)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,11 @@ def make(root: pathlib.Path, split: str, classes: tuple[str, ...] = ANIMALS, cou
             write(root / split / name / f'{index}.png', (number, index, 0))
 
 
-def load(root: pathlib.Path | str = '', **fields: str) -> Dataset:
+def load(root: pathlib.Path | str = '', **fields: Any) -> Dataset:
     return folder.load(Data(name='folder', dir=str(root), **fields))
 
 
-def refused(root: pathlib.Path | str, match: str, **fields: str) -> None:
+def refused(root: pathlib.Path | str, match: str, **fields: Any) -> None:
     with pytest.raises(DataError, match=match) as caught:
         load(root, **fields)
     assert '\n' not in str(caught.value)
@@ -121,7 +122,7 @@ def test_extensions_and_what_is_passed_over(tmp_path, capsys):
     (tmp_path / 'train' / 'README').touch()
     assert len(load(tmp_path).train) == 10
     assert capsys.readouterr().err == (
-        f'{tmp_path}/train: 3 files passed over, no image by the extension, for example {tmp_path}/train/README\n'
+        f'{tmp_path}/train: 3 files passed over, not images by their extension, for example {tmp_path}/train/README\n'
     )
 
 
@@ -164,12 +165,14 @@ def test_what_is_wrong_with_folders_is_said(tmp_path):
     empty = tmp_path / 'empty'
     empty.mkdir()
     refused(empty, r'empty has no folder train/ \(it has no folders\)')
-    make(tmp_path, 'above')
-    refused(tmp_path / 'above', r'no folder train/ \(it has cat/, dog/\); put')
+    make(tmp_path / 'above', 'inside/train')
+    refused(tmp_path / 'above', r'no folder train/ \(it has inside/\); .*/inside has one: --config.data.dir=.*/inside')
+    make(tmp_path / 'half', 'val')
+    refused(tmp_path / 'half', r'no folder train/ \(it has val/\); put .* --config.data.train_split=NAME')
     (empty / 'train').mkdir()
     refused(empty, 'train holds no class folders')
     write(empty / 'train' / 'a.png')
-    refused(empty, r'train/a.png lies in no class folder; move it')
+    refused(empty, r'train/a.png is in no class folder; move it')
 
 
 def test_one_coarse_class_is_refused(tmp_path):
@@ -185,7 +188,7 @@ def test_wrong_nesting_is_refused(tmp_path):
     refused(tmp_path, r'train/cat holds both images \(a.png\) and folders \(siamese/\)')
     stray.unlink()
     write(tmp_path / 'val' / 'dog' / 'pug' / 'more' / 'a.png')
-    refused(tmp_path, 'val/dog/pug/more/ lies too deep; .*one level up')
+    refused(tmp_path, 'val/dog/pug/more/ is too deep; .*one level up')
 
 
 def test_fine_classes_need_test_images(tmp_path):
@@ -212,6 +215,109 @@ def test_test_images_with_and_without_fine_class_are_refused(tmp_path):
     make(tmp_path, 'train')
     make(tmp_path, 'val', ('cat', 'dog/pug'))
     refused(tmp_path, r"val/cat/0.png \(coarse class 'cat'\) has no fine class and other test images have")
+
+
+# --- splits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['valid', 'validation', 'Testing', 'VAL'])
+def test_other_names_of_the_test_folder_are_taken_and_told(tmp_path, name):
+    make(tmp_path, 'train')
+    make(tmp_path, name, count=1)
+    dataset = load(tmp_path)
+    assert len(dataset.test) == 4
+    assert f'The test images are those of {tmp_path}/{name}/.' in dataset.summary()
+
+
+def test_folders_that_look_like_a_split_and_are_not_used_are_named(tmp_path):
+    for split in ('train', 'test', 'valid'):
+        make(tmp_path, split)
+    told = load(tmp_path).summary()
+    assert f'{tmp_path}/valid/ looks like a split and is not used; --config.data.test_split=valid takes it' in told
+    assert 'looks like' in load(tmp_path, test_split='valid').summary()  # test/ is unused then
+    assert 'looks like' not in load(tmp_path, train_split='test', test_split='valid').notes
+
+
+def test_training_folders_in_other_letters(tmp_path):
+    make(tmp_path, 'Train')
+    make(tmp_path, 'Test', count=1)
+    assert (len(load(tmp_path).train), len(load(tmp_path).test)) == (8, 4)
+
+
+@pytest.mark.parametrize('fine', [True, False])
+def test_folders_without_splits_are_split_by_class(tmp_path, fine):
+    make(tmp_path, '', ANIMALS if fine else ('cat', 'dog'), count=10)
+    dataset = load(tmp_path, test_part=0.3)
+    labels = 'fine' if fine else 'coarse'
+    classes = 4 if fine else 2
+    assert np.bincount(getattr(dataset.train, labels)).tolist() == [7] * classes
+    assert np.bincount(getattr(dataset.test, labels)).tolist() == [3] * classes
+    assert dataset.test.has_fine == fine
+    count = 12 if fine else 6
+    assert f'has no split folders: {count} of {10 * classes} images, 30% of each class' in dataset.summary()
+    places = [{split.images.where(i) for i in range(len(split))} for split in (dataset.train, dataset.test)]
+    assert not places[0] & places[1]
+    again, other = load(tmp_path, test_part=0.3), load(tmp_path, test_part=0.3, split_seed=1)
+    assert {again.test.images.where(i) for i in range(count)} == places[1]
+    assert {other.test.images.where(i) for i in range(count)} != places[1]
+
+
+def test_the_drawn_split_is_recorded_as_a_manifest_that_gives_it_again(tmp_path):
+    make(tmp_path / 'data', '', count=5)
+    drawn = load(tmp_path / 'data')
+    (tmp_path / 'split.jsonl').write_text(drawn.record)
+    read = load(tmp_path / 'data', manifest=str(tmp_path / 'split.jsonl'))
+    for one, other in ((drawn.train, read.train), (drawn.test, read.test)):
+        np.testing.assert_array_equal(one.fine, other.fine)
+        assert [one.images.where(i) for i in range(len(one))] == [other.images.where(i) for i in range(len(other))]
+    assert read.record == ''
+
+
+def test_further_images_move_few_others_to_the_other_split(tmp_path):
+    make(tmp_path, '', ('cat', 'dog'), count=100)
+    before = {line for line in load(tmp_path).record.splitlines() if '"test"' in line}
+    for index in range(100, 104):
+        write(tmp_path / 'cat' / f'{index}.png')
+    after = {line for line in load(tmp_path).record.splitlines() if '"test"' in line}
+    assert len(before) == 50
+    assert len(before - after) <= 4
+
+
+def test_a_class_of_one_image_is_trained_on(tmp_path):
+    make(tmp_path, '', ('cat', 'dog'), count=3)
+    write(tmp_path / 'fish' / 'a.png')
+    dataset = load(tmp_path, test_part=0.01)
+    assert np.bincount(dataset.train.coarse).tolist() == [2, 2, 1]
+    assert np.bincount(dataset.test.coarse).tolist() == [1, 1]
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+
+def test_names_in_other_bytes_than_utf_8(tmp_path):
+    make(tmp_path, 'train', ('cat', 'dog'))
+    make(tmp_path, 'val', ('cat', 'dog'))
+    root = os.fsencode(tmp_path)
+    for split in (b'train', b'val'):
+        os.rename(root + b'/' + split + b'/cat', root + b'/' + split + b'/caf\xe9')
+        os.rename(root + b'/' + split + b'/dog/0.png', root + b'/' + split + b'/dog/\xfc\n.png')
+    dataset = load(tmp_path)
+    assert dataset.coarse_names == ('caf\\xe9', 'dog')
+    places = [dataset.train.images.where(index) for index in range(4)]
+    assert places[0] == f'{tmp_path}/train/caf\\xe9/0.png'
+    assert places[3] == f'{tmp_path}/train/dog/\\xfc\\n.png'
+    json.dumps([places, dataset.coarse_names], ensure_ascii=False).encode()
+    assert dataset.train.images[0].shape == dataset.train.images[3].shape == (4, 6, 3)
+    (tmp_path / 'train' / os.fsdecode(b'caf\xe9') / '0.png').write_bytes(b'')
+    with pytest.raises(DataError, match=r'train/caf\\xe9/0.png cannot be read \(the file is empty\)') as caught:
+        dataset.train.images[0]
+    str(caught.value).encode()
+
+
+def test_folders_of_one_name_in_two_unicode_forms_are_told(tmp_path):
+    name = 'Bärenfänger'
+    make(tmp_path, 'train', ('cat', unicodedata.normalize('NFD', name), name))
+    assert f"2 folders have the name '{name}' in different Unicode forms" in load(tmp_path).summary()
 
 
 def test_through_the_interface_images_come_to_one_size(tmp_path):
@@ -262,7 +368,21 @@ def test_manifests(tmp_path, kind):
     path = manifest(tmp_path / 'lists' / f'list.{kind}', lines)
     assert len(load(tmp_path, manifest=path).test) == 8
     line = {'csv': 3, 'jsonl': 2}[kind]
-    refused('', rf'line {line}: .*/lists/pictures, all/1.png is not there \(nor are 10 more\)', manifest=path)
+    lines[0]['path'] = lines[1]['path']
+    path = manifest(tmp_path / 'lists' / f'list.{kind}', lines)
+    refused('', rf'line {line - 1}: .*/lists/pictures, all/1.png is not there \(nor are 11 more\)', manifest=path)
+
+
+@pytest.mark.parametrize('outside', ['/{root}/else.png', '../else.png', 'lists/../../else.png'])
+def test_a_manifest_names_images_below_its_root_unless_others_are_allowed(tmp_path, outside):
+    write(tmp_path / 'else.png')
+    write(tmp_path / 'in' / 'a.png')
+    named = outside.format(root=str(tmp_path).lstrip('/'))
+    listed = [{'path': 'a.png', 'coarse': 'cat'}, {'path': named, 'coarse': 'dog'}]
+    path = manifest(tmp_path / 'in' / 'list.csv', listed)
+    refused('', r'line 3: .*else.png is not below .*/in; .* --config.data.manifest_outside=True', manifest=path)
+    (tmp_path / 'in' / 'lists').mkdir()
+    assert len(load(manifest=path, manifest_outside=True).train) == 2
 
 
 @pytest.mark.parametrize('kind', ['csv', 'jsonl'])
@@ -342,6 +462,8 @@ def test_what_is_wrong_with_a_csv_file_is_said(tmp_path, text, message):
     [
         ('{"path": "a.png", "coarse": "cat"', 'line 2: not valid JSON'),
         ('["a.png", "cat"]', 'line 2: not an object'),
+        ('[' * 100_000, 'line 2: not valid JSON'),
+        ('{"path": "a.png", "coarse": ' + '9' * 5000 + '}', 'line 2: not valid JSON'),
         ('{"path": "a.png", "label": "cat"}', "line 2: there is no 'coarse', only path"),
         ('{"path": "a.png", "coarse": ["cat"]}', r'line 2: coarse is \["cat"\]; give a name in quotes'),
         ('{"path": "a.png", "coarse": true}', 'line 2: coarse is true'),
@@ -374,5 +496,5 @@ def test_variants(variant):
 
 def test_an_unknown_variant_is_refused():
     assert isinstance(folder_coarse.experiment(), Config)
-    with pytest.raises(ConfigError, match="photos, small, cpu, pretrained, and 'large' is asked for"):
+    with pytest.raises(ConfigError, match="photos, small, cpu, pretrained, and not 'large'"):
         folder_coarse.experiment('large')

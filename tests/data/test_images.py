@@ -1,8 +1,11 @@
 """Images of every common kind, whole and damaged, and the threads that read them."""
 
 import io
+import struct
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ancor_jax.data import images
+from ancor_jax.data import decoding, images
 from ancor_jax.data.images import UnreadableImageError
 
 HEIGHT, WIDTH = 24, 40
@@ -144,7 +147,7 @@ def test_transparent_pixels_are_on_white():
 
 
 @pytest.mark.parametrize('orientation', [*UPRIGHT, 0, 9])
-@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'CMYK'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF', 'CMYK'])
 def test_images_are_turned_upright(kind, orientation):
     exif = Image.Exif()
     exif[274] = orientation
@@ -165,6 +168,147 @@ def test_broken_exif_data_turn_nothing():
     at = encoded.index(b'Exif\0\0') + 6
     torn = encoded[:at] + b'\xff' * 8 + encoded[at + 8 :]
     assert decode(torn).shape == (HEIGHT, WIDTH, 3)
+
+
+# --- metadata and uncommon pixels -----------------------------------------------------------------------
+
+
+def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', checksum)
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """A PNG file with chunks after its header."""
+    encoded = encode(Image.fromarray(smooth()), 'PNG')
+    return encoded[:33] + b''.join(chunks) + encoded[33:]
+
+
+LONG = zlib.compress(bytes(3_000_000))
+EXIF_6 = b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
+
+
+@pytest.mark.parametrize(
+    'metadata',
+    [
+        chunk(b'zTXt', b'workflow\0\0' + LONG),
+        chunk(b'iTXt', b'prompt\0\x01\0\0\0' + LONG),
+        chunk(b'iCCP', b'p\0\0' + LONG),
+        chunk(b'iCCP', b'no profile'),
+        chunk(b'eXIf', b'no EXIF data'),
+        chunk(b'eXIf', b'II*\0\xff\xff\xff\xff'),
+        chunk(b'pHYs', b'short'),
+        chunk(b'acTL', b'\0\0\0\x02\0\0\0\0'),
+        chunk(b'zTXt', b'Raw profile type exif\0\0no digits'),
+    ],
+)
+def test_metadata_of_png_files_do_not_matter_to_the_pixels(metadata):
+    np.testing.assert_array_equal(decode(png_with(metadata)), smooth())
+    np.testing.assert_array_equal(decode(png_with(metadata) + b'junk' * 100), smooth())
+
+
+@pytest.mark.parametrize('kind', [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+def test_metadata_of_jpeg_files_do_not_matter_to_the_pixels(kind):
+    for mode in ('RGB', 'CMYK'):
+        encoded = encode(Image.fromarray(smooth()).convert(mode), 'JPEG', quality=95)
+        for content in (b'Exif\0\0' + b'\xff' * 40, b'MPF\0II*\0' + b'\xff' * 60, b'ICC_PROFILE\0\x01\x09' + bytes(50)):
+            segment = bytes([0xFF, kind]) + struct.pack('>H', len(content) + 2) + content
+            assert difference(decode(encoded[:2] + segment + encoded[2:]), smooth()) <= 3.0
+
+
+def test_the_orientation_in_a_text_of_a_png_file_is_applied():
+    digits = EXIF_6.hex().encode()
+    text = b'\nexif\n%8d\n' % len(EXIF_6) + digits + b'\n'
+    for metadata in (
+        chunk(b'eXIf', EXIF_6),
+        chunk(b'tEXt', b'Raw profile type exif\0' + text),
+        chunk(b'zTXt', b'Raw profile type exif\0\0' + zlib.compress(text)),
+    ):
+        np.testing.assert_array_equal(decode(png_with(metadata)), UPRIGHT[6](smooth()))
+
+
+@pytest.mark.parametrize('kind', [b'tEXt', b'eXIf', b'zzZz'])
+def test_a_wrong_checksum_is_damage(kind):
+    refused(png_with(chunk(kind, b'a\0bc', checksum=0)), f'it is damaged: the checksum of its part {kind.decode()}')
+    encoded = bytearray(png_with())
+    encoded[-30] ^= 1
+    refused(bytes(encoded), 'it is damaged: the checksum of its part IDAT is wrong')
+
+
+def refused(encoded: bytes, match: str) -> None:
+    for function in (images.decode, images.check_decodes):
+        with pytest.raises(UnreadableImageError, match=match) as caught:
+            function(encoded)
+        assert '\n' not in str(caught.value)
+
+
+def test_floating_point_numbers_from_0_to_1_are_scaled_and_others_are_refused():
+    grey = smooth()[:, :, 0]
+    image = decode(encode(Image.fromarray(grey.astype(np.float32) / 255), 'TIFF'))
+    np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+    for scale, text in ((257.0, 'from 2570 to 61680'), (-1.0, 'from -240 to -10')):
+        refused(
+            encode(Image.fromarray(grey * np.float32(scale)), 'TIFF'), f'floating point numbers {text}, whose white'
+        )
+    hole = grey.astype(np.float32) / 255
+    hole[3, 3] = np.nan
+    refused(encode(Image.fromarray(hole), 'TIFF'), 'floating point numbers from nan')
+
+
+def test_32_bit_integers_are_refused_by_name():
+    refused(
+        encode(Image.fromarray(smooth()[:, :, 0].astype(np.int32)), 'TIFF'), '32-bit integers, whose white is unknown'
+    )
+
+
+def test_a_tiff_file_of_unknown_samples_is_refused_by_their_name():
+    entries = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 1, 64), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 122)]
+    entries += [(277, 3, 1, 1), (278, 3, 1, 2), (279, 4, 1, 32), (339, 3, 1, 3)]
+    head = b'II*\0' + struct.pack('<IH', 8, len(entries)) + b''.join(struct.pack('<HHII', *entry) for entry in entries)
+    refused(head + bytes(4) + bytes(32), r'its pixels are 1 × 64-bit floating point numbers; save it with 8 bits')
+
+
+def test_lab_pixels():
+    grey = decode(encode(Image.new('LAB', (6, 4), (136, 128, 128)), 'TIFF'))  # L* = 53, mid grey
+    assert np.abs(grey.astype(int) - 128).max() <= 8
+
+
+def test_a_jpeg_file_without_its_end_marker_is_whole():
+    encoded = encode(Image.fromarray(smooth()), 'JPEG', quality=95)
+    np.testing.assert_array_equal(decode(encoded[:-2]), decode(encoded))
+
+
+@pytest.mark.parametrize(
+    ('content', 'what'),
+    [
+        (b'', 'the file is empty'),
+        (bytes(4000), 'the file holds zeros alone'),
+        (
+            b'version https://git-lfs.github.com/spec/v1\noid sha256:00\n',
+            'pointer of Git LFS, not the image; run git lfs',
+        ),
+        (b'<!DOCTYPE html><title>404</title>', 'a web page'),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 'an SVG drawing'),
+        (b'\0\5\x16\7\0\2\0\0Mac OS X        ' + bytes(80), 'not an image'),
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),  # another program would run
+    ],
+)
+def test_what_is_not_an_image_is_named(content, what):
+    refused(content, what)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'TIFF'])
+def test_image_bombs_are_refused_before_they_are_decoded(kind, monkeypatch):
+    monkeypatch.setattr(decoding, 'MOST_PIXELS', HEIGHT * WIDTH - 1)
+    refused(encode(Image.fromarray(smooth()), kind), 'it has 24×40 pixels, and up to 0 million are read')
+    monkeypatch.setattr(decoding, 'MOST_PIXELS', HEIGHT * WIDTH)
+    decode(encode(Image.fromarray(smooth()), kind))
+    monkeypatch.setattr(decoding, 'MOST_BYTES', 100)
+    refused(encode(Image.fromarray(smooth()), kind), r'the file has [\d,]+ bytes, and up to 100 are read')
+
+
+def test_pillows_own_limit_is_told_in_the_same_words():
+    refused(encode(Image.new('1', (13_400, 13_400)), 'PNG'), 'it has more than 179 million pixels; make it smaller')
 
 
 # --- the two decoders -----------------------------------------------------------------------------------
@@ -194,6 +338,30 @@ def test_resizing_is_that_of_torchvision(size, short):
     assert images.resized_shape(height, width, short) == expected
     assert difference(resized, smooth(*expected)) < 8.0
     assert images.centre_crop(resized, short).shape == (short, short, 3)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(2, 90), (90, 2), (1, 300), (300, 1), (40, 500), (500, 40), (24, 40)])
+@pytest.mark.parametrize('short', [16, 60])
+def test_a_window_is_that_of_the_resized_image(height, width, short):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    whole = images.resize_short(image, short)
+    tops, lefts = ({0, (side - 16) // 3, side - 16} for side in whole.shape[:2])
+    for top in tops:
+        for left in lefts:
+            window = images.resized_window(image, short, top, left, 16, 16)
+            assert np.abs(window.astype(int) - whole[top : top + 16, left : left + 16]).max() <= 1
+    np.testing.assert_allclose(
+        images.centre_window(image, short, 16).astype(int), images.centre_crop(whole, 16).astype(int), atol=1
+    )
+
+
+def test_long_images_take_little_memory():
+    image = np.random.default_rng(0).integers(0, 256, (2, 12_000, 3), np.uint8)
+    tracemalloc.start()
+    images.centre_window(image, 256, 224)  # of 256×1,536,000 pixels
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+    assert images.is_long(2, 12_000)
 
 
 def test_resizing_leaves_what_is_right():
@@ -238,7 +406,7 @@ def test_what_is_no_image_has_no_size():
     for name in ('empty.jpg', 'page.jpg', 'two_bytes.jpg'):
         with pytest.raises(UnreadableImageError):
             images.size_of(DAMAGED[name])
-    with pytest.raises(UnreadableImageError, match='^not an image$'):
+    with pytest.raises(UnreadableImageError, match='^it is a web page, not an image$'):
         images.decode(DAMAGED['page.jpg'])
 
 

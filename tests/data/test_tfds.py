@@ -604,7 +604,9 @@ def test_damaged_archives_are_refused(tmp_path: pathlib.Path) -> None:
         path.write_bytes(path.read_bytes()[:size])
         assert 'is damaged' in refusal(hashlib.md5(path.read_bytes()).hexdigest())
     assert 'lacks cifar-100-binary/test.bin' in refusal(write_archive(path, test=None))
-    assert 'train.bin has 3000 bytes, which is no whole number' in refusal(write_archive(path, train=bytes(3000)))
+    assert 'train.bin has 3000 bytes, which is not a multiple of 3074' in refusal(
+        write_archive(path, train=bytes(3000))
+    )
 
 
 def test_without_a_network_the_url_and_the_place_are_named(

@@ -64,7 +64,13 @@ CASES = [
 def test_a_signal_ends_the_process_with_its_code_and_one_sentence(code, signals, status, sentence):
     command = [sys.executable, '-c', BEGIN + code]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    # A test session under nohup would hand down its ignored SIGHUP.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
         assert process.stdout.readline() == 'ready\n'
         for number in signals:
             process.send_signal(number)

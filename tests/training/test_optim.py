@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ancor_jax import losses
+from ancor_jax.config import Config
 from ancor_jax.training import optim
 from tests import golden
 
@@ -78,3 +79,71 @@ def test_sgd_in_pytorch_order():
 def test_moving_average():
     target = losses.moving_average({'w': jnp.ones(2)}, {'w': jnp.zeros(2)}, 0.999)
     np.testing.assert_allclose(target['w'], 0.999)
+
+
+def after(optimizer, gradients, parameter):
+    """Parameters after one update for each gradient."""
+    params, state = parameter, optimizer.init(parameter)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+PARAMETER = {'kernel': np.array([[1.5, -0.5], [0.25, 2.0]], np.float32), 'bias': np.array([0.5, -1.0], np.float32)}
+GRADIENTS = [jax.tree.map(lambda x, f=factor: (f * x + 0.1).astype(np.float32), PARAMETER) for factor in (0.3, -0.7)]
+
+
+def test_the_default_optimizer_is_sgd_to_the_bit():
+    settings = Config().optim
+    named = optim.optimizer(settings.name, 0.1, 0.9, 0.01, nesterov=settings.nesterov, clip_norm=settings.clip_norm)
+    plain = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
+    assert jax.tree.structure(named.init(PARAMETER)) == jax.tree.structure(plain.init(PARAMETER))
+    jax.tree.map(np.testing.assert_array_equal, after(named, GRADIENTS, PARAMETER), after(plain, GRADIENTS, PARAMETER))
+
+
+def test_nesterov_in_pytorch_order():
+    parameter, buffer = PARAMETER['bias'], 0.0
+    for gradients in GRADIENTS:
+        gradient = gradients['bias'] + 0.01 * parameter
+        buffer = 0.9 * buffer + gradient
+        parameter = parameter - 0.1 * (gradient + 0.9 * buffer)
+    ours = after(optim.optimizer('sgd', 0.1, 0.9, 0.01, nesterov=True), GRADIENTS, PARAMETER)
+    np.testing.assert_allclose(ours['bias'], parameter, rtol=1e-5)
+
+
+def test_adamw_decays_by_the_learning_rate():
+    """Its first step is the sign of the gradient, and the decay is no part of the moments."""
+    ours = after(optim.optimizer('adamw', 0.1, 0.9, 0.01), GRADIENTS[:1], PARAMETER)
+    for name, value in PARAMETER.items():
+        np.testing.assert_allclose(ours[name], value - 0.1 * (np.sign(GRADIENTS[0][name]) + 0.01 * value), rtol=1e-5)
+
+
+def test_lars_scales_kernels_by_the_trust_ratio_and_leaves_biases():
+    ours = after(optim.optimizer('lars', 0.1, 0.0, 0.01), GRADIENTS[:1], PARAMETER)
+    kernel, gradient = PARAMETER['kernel'], GRADIENTS[0]['kernel'] + 0.01 * PARAMETER['kernel']
+    ratio = 0.001 * np.linalg.norm(kernel) / np.linalg.norm(gradient)
+    np.testing.assert_allclose(ours['kernel'], kernel - 0.1 * ratio * gradient, rtol=1e-6)
+    np.testing.assert_allclose(ours['bias'], PARAMETER['bias'] - 0.1 * GRADIENTS[0]['bias'], rtol=1e-6)
+
+
+def test_a_step_of_lamb_is_as_long_as_the_parameter_times_the_learning_rate():
+    ours = after(optim.optimizer('lamb', 0.1, 0.9, 0.01), GRADIENTS[:1], PARAMETER)
+    for name, value in PARAMETER.items():
+        np.testing.assert_allclose(np.linalg.norm(ours[name] - value), 0.1 * np.linalg.norm(value), rtol=1e-4)
+
+
+def test_gradients_are_clipped_by_their_global_norm_before_weight_decay():
+    norm = float(optax.global_norm(GRADIENTS[0]))
+    clipped = jax.tree.map(lambda g: g * (0.5 * norm) / norm, GRADIENTS[0])
+    expected = after(optim.sgd(0.1, 0.9, 0.01), [clipped], PARAMETER)
+    ours = after(optim.optimizer('sgd', 0.1, 0.9, 0.01, clip_norm=0.5 * norm), GRADIENTS[:1], PARAMETER)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, expected)
+    loose = after(optim.optimizer('sgd', 0.1, 0.9, 0.01, clip_norm=2 * norm), GRADIENTS[:1], PARAMETER)
+    unclipped = after(optim.sgd(0.1, 0.9, 0.01), GRADIENTS[:1], PARAMETER)
+    jax.tree.map(np.testing.assert_array_equal, loose, unclipped)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match='the optimiser must be one of sgd, adamw, lars, lamb'):
+        optim.optimizer('adam', 0.1, 0.9, 0.0)

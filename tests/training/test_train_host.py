@@ -90,3 +90,22 @@ def test_a_folder_with_coarse_labels_alone_is_trained_on(tmp_path, capsys):
         embed.embed(small(**changes), tmp_path / 'run')
     with pytest.raises(ConfigError, match='method=fine trains on fine labels'):
         train.train(small(method='fine', **changes), tmp_path / 'other')
+
+
+def test_a_folder_without_splits_is_split_once_and_coarse_classes_are_evaluated(tmp_path):
+    rng = np.random.default_rng(0)
+    for coarse in ('cat', 'dog'):
+        folder = tmp_path / 'data' / coarse
+        folder.mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f'{index}.png')
+    config = small(
+        data__name='folder', data__dir=str(tmp_path / 'data'), data__train_images=0, data__pipeline='host',
+        train__batch_size=8, train__epochs=1, eval__resize=16, eval__crop=16,
+    )  # fmt: skip
+    evaluation = train.train(config, tmp_path / 'run')
+    assert evaluation.results == []
+    assert {score.measure for score in evaluation.scores} == {'coarse accuracy', 'coarse agreement'}
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'split.jsonl').read_text().splitlines()]
+    assert [line['split'] for line in lines].count('test') == 10
+    assert len(lines) == 40

@@ -15,10 +15,10 @@ import numpy as np
 
 from ancor_jax.config import Data
 from ancor_jax.data.dataset import Dataset, Split
+from ancor_jax.data.image_files import contents
 from ancor_jax.data.images import DataError, ImageSource, Subset, files
 from ancor_jax.data.sources import tfds_source
 
-_EXTENSIONS = ('.jpeg', '.jpg', '.png')
 _ROOTS = ('', 'Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC')  # below data.dir; the second is how the archives unpack
 _TFDS_NAME = 'imagenet2012'
 
@@ -91,11 +91,11 @@ def load(settings: Data) -> Dataset:
         train = _from_folders(root / 'train', classes, classes.train)
         test = _from_folders(root / 'val', classes, classes.test)
     else:
-        place = pathlib.Path(settings.dir or '~/tensorflow_datasets').expanduser()
+        place = pathlib.Path(os.path.expanduser(settings.dir or '~/tensorflow_datasets'))
         if not (place / _TFDS_NAME).is_dir():
             raise DataError(
-                f'no ImageNet lies in {place}, neither as train/<synset>/*.JPEG and val/<synset>/*.JPEG nor as TFDS '
-                f'{_TFDS_NAME}; get ILSVRC2012 from image-net.org or Kaggle and give its directory with '
+                f'there is no ImageNet in {place}, neither as train/<synset>/*.JPEG and val/<synset>/*.JPEG nor as '
+                f'TFDS {_TFDS_NAME}; get ILSVRC2012 from image-net.org or Kaggle and give its directory with '
                 '--config.data.dir=DIR'
             )
         train = _from_tfds(settings.dir, 'train', classes, classes.train)
@@ -104,10 +104,10 @@ def load(settings: Data) -> Dataset:
 
 
 def _folders(directory: str) -> pathlib.Path | None:
-    """Where train/ and val/ lie, or None."""
+    """The folder of train/ and val/, or None."""
     if not directory:
         return None
-    base = pathlib.Path(directory).expanduser()
+    base = pathlib.Path(os.path.expanduser(directory))
     for below in _ROOTS:
         root = base / below
         if (root / 'train').is_dir():
@@ -144,11 +144,10 @@ def _from_folders(folder: pathlib.Path, classes: Task, wanted: tuple[int, ...]) 
 
 def _images(folder: pathlib.Path) -> list[str]:
     """Paths of the images in a folder, sorted; none if there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.path for entry in entries if entry.name.lower().endswith(_EXTENSIONS))
-    except (FileNotFoundError, NotADirectoryError):
+    if not folder.is_dir():
         return []
+    path = os.fspath(folder)
+    return [os.path.join(path, name) for name in contents(path)[1]]
 
 
 def _from_tfds(directory: str, split: str, classes: Task, wanted: tuple[int, ...]) -> Split:

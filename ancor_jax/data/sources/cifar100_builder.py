@@ -38,7 +38,7 @@ _CHUNK = 2**20
 def prepare(directory: str, *, url: str = URL, md5: str = MD5) -> None:
     """Writes DIRECTORY/cifar100/3.0.2 as ArrayRecord files.
 
-    The archive is taken from DIRECTORY or DIRECTORY/downloads where it lies there, and otherwise fetched into the
+    The archive is taken from DIRECTORY or DIRECTORY/downloads where it is there, and otherwise fetched into the
     latter. A failure or interruption leaves neither part of an archive nor part of a data set.
 
     Args:
@@ -50,7 +50,7 @@ def prepare(directory: str, *, url: str = URL, md5: str = MD5) -> None:
         DataError: the archive cannot be fetched, is not the one of that checksum, or is damaged; the directory cannot
             be written.
     """
-    root = pathlib.Path(directory).expanduser()
+    root = pathlib.Path(os.path.expanduser(directory))
     try:
         archive = _local(root, url, md5) or _fetch(root / 'downloads' / ARCHIVE, url, md5)
         _write(root, _members(archive))
@@ -99,7 +99,7 @@ def _fetch(path: pathlib.Path, url: str, md5: str) -> pathlib.Path:
 
 
 def _chunks(url: str, path: pathlib.Path, tqdm: Any) -> Iterator[bytes]:
-    """What lies at `url`; separates failures of the network from those of the disk."""
+    """The bytes at `url`; separates failures of the network from those of the disk."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             size = int(response.headers.get('Content-Length') or 0) or None
@@ -132,8 +132,8 @@ def _members(archive: pathlib.Path) -> dict[str, bytes]:
     for name in ('train.bin', 'test.bin'):
         if not found[name] or len(found[name]) % _RECORD_BYTES:
             raise DataError(
-                f'{archive}: {name} has {len(found[name])} bytes, which is no whole number of records of '
-                f'{_RECORD_BYTES}; delete it to have it fetched anew'
+                f'{archive}: {name} has {len(found[name])} bytes, which is not a multiple of '
+                f'{_RECORD_BYTES}, the length of a record; delete it to have it fetched anew'
             )
     return found
 

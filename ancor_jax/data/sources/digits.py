@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ancor_jax.config import Data
 from ancor_jax.data.dataset import Dataset, Split, derive_coarse_of_fine
 from ancor_jax.data.images import DataError
 
@@ -12,7 +13,12 @@ GROUPS = {'round': (0, 6, 8, 9), 'straight': (1, 4, 7), 'curved': (2, 3, 5)}  # 
 _SPLIT_SEED = 0  # fixed, so that every run trains and tests on the same images
 
 
-def load(image_size: int = DEFAULT_SIZE) -> Dataset:
+def load(settings: Data) -> Dataset:
+    """The digits, enlarged to `settings.image_size` (0: to `DEFAULT_SIZE`), see `of_size`."""
+    return of_size(settings.image_size or DEFAULT_SIZE)
+
+
+def of_size(image_size: int = DEFAULT_SIZE) -> Dataset:
     """The digits as ten fine classes in three coarse groups by shape.
 
     Grey levels 0..16 become 0..255, three equal channels, enlarged (bicubic) to `image_size`. The split is

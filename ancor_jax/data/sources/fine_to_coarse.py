@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +34,7 @@ def read(path: str, fine_names: Sequence[str], where: str) -> tuple[tuple[str, .
         DataError: the file is missing or malformed, names a class that the data set does not have, misses one that it
             has, or gives one two coarse classes.
     """
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(os.path.expanduser(path))
     try:
         text = file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:

@@ -7,11 +7,12 @@ the memory of an object array holds.
 """
 
 import math
+import os
 import pathlib
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def load(path: pathlib.Path) -> Any:
     """
     try:
         with path.open('rb') as file:
-            return _built(_Unpickler(file, encoding='bytes').load(), 0)
+            return _built(_Unpickler(_Bounded(file), encoding='bytes').load(), 0, {})
     except OSError as error:
         raise DataError(f'{path} cannot be read ({error.strerror or error}); check the path') from error
     except _RefusedError as error:
@@ -48,7 +49,27 @@ class _RefusedError(pickle.UnpicklingError):
     """The file asks for something that arrays do not need."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Bounded:
+    """A file that gives as many bytes as it should or raises; no memory is taken for bytes that are not there."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        content = self._file.read(count) if count <= self._size else b''
+        if len(content) < count:
+            raise pickle.UnpicklingError('it ends early')
+        return content
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b'\n'):
+            raise pickle.UnpicklingError('it ends early')
+        return line
+
+
+# In Python: the one in C takes the memory for as many objects as a file says that it refers to.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in _KNOWN:
             raise _RefusedError(f'wants to build {module}.{name}')
@@ -109,7 +130,7 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         self._state = state[-4:]  # preceded by a version, except in very old files
 
-    def built(self, depth: int) -> np.ndarray:
+    def built(self, depth: int, done: dict[int, Any]) -> np.ndarray:
         if self._state is None:
             raise pickle.UnpicklingError('an array without content')
         shape, kind, by_columns, data = self._state
@@ -119,7 +140,7 @@ class _Array:
             raise pickle.UnpicklingError('an object array without its list of objects')
         objects = np.empty(len(data), object)
         for index, item in enumerate(data):
-            objects[index] = _built(item, depth)
+            objects[index] = _built(item, depth, done)
             if isinstance(objects[index], np.ndarray) and objects[index].dtype == object:
                 raise _RefusedError('holds object arrays in an object array')
         return objects.reshape(shape, order='F' if by_columns else 'C')
@@ -175,23 +196,36 @@ for _core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
     }
 
 
-def _built(value: Any, depth: int) -> Any:
-    """The value with arrays in place of their stand-ins; lists are changed in place."""
+def _built(value: Any, depth: int, done: dict[int, Any]) -> Any:
+    """The value with arrays in place of their stand-ins; lists are changed in place.
+
+    Args:
+        value: as the unpickler gives it.
+        depth: containers that it is in.
+        done: by identity, what has been built already: a small file can refer to one object very often.
+    """
     if depth > _DEEPEST:
         raise pickle.UnpicklingError(f'more than {_DEEPEST} containers in one another')
+    if not isinstance(value, _Array | list | tuple | dict):
+        if value is None or isinstance(value, bool | int | float | str | bytes | np.generic | np.ndarray):
+            return value
+        raise _RefusedError(f'holds an object of type {type(value).__name__}')
+    if id(value) not in done:
+        # The value is kept beside what is built of it, so that no other object gets its identity.
+        done[id(value)] = value, _container(value, depth + 1, done)
+    return done[id(value)][1]
+
+
+def _container(value: Any, depth: int, done: dict[int, Any]) -> Any:
     if isinstance(value, _Array):
-        return value.built(depth + 1)
+        return value.built(depth, done)
     if isinstance(value, list):
         for index, item in enumerate(value):
-            value[index] = _built(item, depth + 1)
+            value[index] = _built(item, depth, done)
         return value
     if isinstance(value, tuple):
-        return tuple(_built(item, depth + 1) for item in value)
-    if isinstance(value, dict):
-        return {_built(key, depth + 1): _built(item, depth + 1) for key, item in value.items()}
-    if value is None or isinstance(value, bool | int | float | str | bytes | np.generic | np.ndarray):
-        return value
-    raise _RefusedError(f'holds an object of type {type(value).__name__}')
+        return tuple(_built(item, depth, done) for item in value)
+    return {_built(key, depth, done): _built(item, depth, done) for key, item in value.items()}
 
 
 def _text(value: str | bytes) -> str:

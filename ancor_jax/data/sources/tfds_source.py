@@ -118,7 +118,7 @@ def _renumbered(labels: Sequence[np.ndarray], names: Sequence[str]) -> tuple[lis
 
 
 def _builder(name: str, directory: str, download: bool) -> Any:
-    """The TFDS builder of data that lie ready as ArrayRecord files."""
+    """The TFDS builder of data that are prepared as ArrayRecord files."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -244,7 +244,7 @@ def _records(builder: Any, split: str) -> Any:
 def _read(builder: Any, records: Any, split: str) -> tuple[ImageSource, Labels]:
     """The images and all class labels, from one pass over the records, which keeps the images if they are few."""
     # The message of the format itself: tfds.features' decoding takes fifteen times as long, most of it on features
-    # that nobody asked for.
+    # that are not used.
     from tensorflow_datasets.proto import tf_example_pb2
     from tqdm import tqdm
 

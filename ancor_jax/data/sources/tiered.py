@@ -5,11 +5,12 @@ and `<split>_labels.pkl`, a dict of `label_specific` and `label_general`, ints [
 names of those classes, `label_specific_str` and `label_general_str`.
 
 The splits have no class in common, coarse or fine: train 20 coarse of 351 fine classes with 448,695 images, val 6 of 97
-with 124,261, test 8 of 160 with 206,209. As `guybuk/ANCOR` has it, training sees the coarse labels of the training
+with 124,261, test 8 of 160 with 206,209. As in `guybuk/ANCOR`, training sees the coarse labels of the training
 split alone, and the few-shot episodes are of the fine classes of the test split: unseen classes, where the other data
 sets have unseen images.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -43,10 +44,10 @@ def load(settings: Data) -> Dataset:
     """
     if not settings.dir:
         raise DataError(
-            'where tieredImageNet lies is not said; name the directory of train_images_png.pkl and train_labels.pkl '
+            'data.dir is empty; name the directory of train_images_png.pkl and train_labels.pkl '
             'with --config.data.dir=DIR'
         )
-    root = pathlib.Path(settings.dir).expanduser()
+    root = pathlib.Path(os.path.expanduser(settings.dir))
     place = next((path for path in (root, root / _SUBFOLDER) if list(path.glob('*_images_png.pkl'))), None)
     if place is None:
         if (root / settings.train_split).is_dir():
@@ -100,7 +101,7 @@ def _images(path: pathlib.Path) -> ImageSource:
                 f'{path}: image {index} is {_kind(item)}; it should be a PNG file as an array of bytes, uint8 [n]'
             )
 
-    def encoded(index: int) -> bytes:  # copied when asked for: all of them at once would double the memory
+    def encoded(index: int) -> bytes:  # copied on access: all of them at once would double the memory
         item = stored[index]
         return item if isinstance(item, bytes) else item.tobytes()
 
@@ -136,7 +137,7 @@ def _integers(path: pathlib.Path, key: str, value: Any) -> np.ndarray:
     except ValueError:  # lists of different lengths
         labels = np.empty(0)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f'{path}: {key!r} is {_kind(value)}; it should be whole numbers [N]')
+        raise DataError(f'{path}: {key!r} is {_kind(value)}; it should be integers [N]')
     return labels.astype(np.int32)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ancor_jax.pretrained.naming import Rule, conv, linear
+from ancor_jax.pretrained.naming import Rule, Transform, conv, identity, linear
 
 IGNORE = ('head.*', 'classifier.*')
 
@@ -91,3 +91,7 @@ def _layer(source: str, *target: str) -> list[Rule]:
         transform = conv if target[-1].endswith('conv') else linear
         weight = Rule(f'{source}.weight', ('params', *target, 'kernel'), transform)
     return [weight, Rule(f'{source}.bias', ('params', *target, 'bias'))]
+
+
+# Of `naming.unconvert`, to timm's names.
+INVERSES: dict[Any, Transform] = {np.ravel: identity}

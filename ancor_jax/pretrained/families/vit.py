@@ -7,19 +7,17 @@ the network's is resized as the network would resize it for another image.
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ancor_jax.models.vit import resize_grid
-from ancor_jax.pretrained.naming import Rule, conv, linear
+from ancor_jax.pretrained.naming import Rule, Transform, conv, linear
 
 # Heads, what MAE decodes with, what DINOv2 masks with, and what big_vision puts between the last norm and its head.
 IGNORE = ('head.*', 'head_dist.*', 'fc_norm.*', 'decoder_*', 'mask_token', '*head/*', '*pre_logits/*')
-
-Transform = Callable[[np.ndarray], np.ndarray]
 
 # Below a block: module → (weight, bias) of each family's file; a norm's weight is its scale.
 _TIMM_NORMS = {'norm1': 'norm1', 'norm2': 'norm2'}
@@ -177,3 +175,20 @@ def _positions(array: np.ndarray, grid: int) -> np.ndarray:
     square = rows[1:].reshape(side, side, -1)  # a ValueError where it is none, and convert() then names the tensor
     resized = np.asarray(resize_grid(jnp.asarray(square), (grid, grid)))
     return np.concatenate([rows[:1], resized.reshape(grid * grid, -1)])
+
+
+def _one_row(array: np.ndarray) -> np.ndarray:
+    """[n, d] → [1, n, d]."""
+    return array[None]
+
+
+# Of `naming.unconvert`, to timm's names.
+INVERSES: dict[Any, Transform] = {_rows: _one_row, _positions: _one_row, _third: linear}
+
+
+def as_timm_builds(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With registers, timm's network has no position for the class token: it is added to the token itself."""
+    if 'reg_token' not in tensors:
+        return tensors
+    first, rest = tensors['pos_embed'][:, :1], tensors['pos_embed'][:, 1:]
+    return tensors | {'cls_token': tensors['cls_token'] + first, 'pos_embed': np.ascontiguousarray(rest)}
