@@ -3,9 +3,12 @@
 `contrastive` has the contrasts, `total` the ANCOR loss, `projection` the angular projection, `queue` the ring buffers
 of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
 need to know of meshes.
+
+The losses of ANCOR's successors: `coins`.
 """
 
 from ancor_jax.losses import queue
+from ancor_jax.losses.coins import coins_loss, cosine_logits
 from ancor_jax.losses.contrastive import (
     Contrast,
     all_class_contrast,
@@ -32,9 +35,11 @@ __all__ = [
     'class_contrast',
     'class_contrastive_logits',
     'class_contrastive_loss',
+    'coins_loss',
     'combine',
     'contrast',
     'contrastive_loss',
+    'cosine_logits',
     'cross_entropy',
     'init_target',
     'l2_normalize',

@@ -20,6 +20,20 @@ def array(name: str, value: Any) -> jax.Array:
     raise ValueError(f'{name} must be an array and is a {type(value).__name__}; pass jnp.asarray({name}).')
 
 
+def embeddings(name: str, value: Any) -> jax.Array:
+    """The argument as [N, D] floating-point numbers, at least float32.
+
+    Raises:
+        ValueError: it is not of that kind.
+    """
+    vectors = array(name, value)
+    if vectors.ndim != 2:
+        raise ValueError(f'{name} must be [N, D], one row per sample, and is {list(vectors.shape)}.')
+    if not jnp.issubdtype(vectors.dtype, jnp.floating):
+        raise ValueError(f'{name} must hold floating-point numbers, and holds {vectors.dtype}.')
+    return vectors.astype(jnp.float32) if vectors.dtype.itemsize < 4 else vectors
+
+
 def integers(name: str, value: Any, count: int, of: str) -> jax.Array:
     """The argument as an array of `count` integers.
 
