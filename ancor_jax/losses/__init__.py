@@ -4,7 +4,8 @@
 of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
 need to know of meshes.
 
-The losses of ANCOR's successors: `coins`.
+The losses of ANCOR's successors: `coins`, `soft_contrast` (MaskCon, Grafit, SupCon over the queue). `labelled` has what
+those over keys with labels share.
 """
 
 from ancor_jax.losses import queue
@@ -22,6 +23,7 @@ from ancor_jax.losses.contrastive import (
 )
 from ancor_jax.losses.moving_average import init_target, moving_average
 from ancor_jax.losses.projection import METRICS, angular_projection, l2_normalize
+from ancor_jax.losses.soft_contrast import soft_contrast
 from ancor_jax.losses.total import AncorLoss, ancor_loss, combine, cross_entropy
 
 __all__ = [
@@ -46,4 +48,5 @@ __all__ = [
     'moving_average',
     'negative_cosine_loss',
     'queue',
+    'soft_contrast',
 ]

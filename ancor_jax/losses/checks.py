@@ -34,6 +34,21 @@ def embeddings(name: str, value: Any) -> jax.Array:
     return vectors.astype(jnp.float32) if vectors.dtype.itemsize < 4 else vectors
 
 
+def pair(name: str, value: Any, other_name: str, other: Any) -> tuple[jax.Array, jax.Array]:
+    """Two arguments as [N, D] floating-point numbers of one shape, in the precision of the first, at least float32.
+
+    Raises:
+        ValueError: they are not of that kind.
+    """
+    vectors, others = embeddings(name, value), array(other_name, other)
+    if others.shape != vectors.shape:
+        raise ValueError(
+            f'{name} and {other_name} must be [N, D] of one shape, and are {list(vectors.shape)} and '
+            f'{list(others.shape)}.'
+        )
+    return vectors, others.astype(vectors.dtype)
+
+
 def integers(name: str, value: Any, count: int, of: str) -> jax.Array:
     """The argument as an array of `count` integers.
 

@@ -36,6 +36,23 @@ def gather(x: jax.Array, axis_name: str) -> jax.Array:
     return jax.lax.all_gather(x, axis_name, tiled=True)
 
 
+def check_split(name: str, slots: jax.Array, split: str, samples: jax.Array, axis_name: str) -> None:
+    """Raises ValueError where JAX knows that every device has the same slots: each key would count once per device.
+
+    Args:
+        name: of the slots' array.
+        slots: it.
+        split: the specification that splits it, for the message.
+        samples: an array that is split by sample.
+        axis_name: mesh axis.
+    """
+    if axis_name in varying_axes(samples) and axis_name not in varying_axes(slots):
+        raise ValueError(
+            f'with axis_name={axis_name!r} each device must hold its own slots of the {name}, and all hold the '
+            f'same; split it by in_specs {split}, or leave axis_name out.'
+        )
+
+
 def partition_by_compiler(function: Callable[..., Result], specs: Any, *arguments: Any) -> Result:
     """`function(*arguments)`, in which the compiler partitions the axes that are explicit outside.
 
