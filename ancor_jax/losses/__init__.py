@@ -4,11 +4,12 @@
 of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
 need to know of meshes.
 
-The losses of ANCOR's successors: `coins`, `soft_contrast` (MaskCon, Grafit, SupCon over the queue). `labelled` has what
-those over keys with labels share.
+The losses of ANCOR's successors: `coins`; `soft_contrast` (MaskCon, Grafit, SupCon over the queue); `batch_supcon` (SupCon
+and class-conditional InfoNCE in the batch). `labelled` has what those over keys with labels share.
 """
 
 from ancor_jax.losses import queue
+from ancor_jax.losses.batch_supcon import batch_supcon
 from ancor_jax.losses.coins import coins_loss, cosine_logits
 from ancor_jax.losses.contrastive import (
     Contrast,
@@ -34,6 +35,7 @@ __all__ = [
     'all_class_contrastive_loss',
     'ancor_loss',
     'angular_projection',
+    'batch_supcon',
     'class_contrast',
     'class_contrastive_logits',
     'class_contrastive_loss',

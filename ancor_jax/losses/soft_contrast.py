@@ -113,5 +113,5 @@ def soft_contrast(
         )
 
     per_sample = P(devices.spec(query)[0])
-    specs = Contrast(per_sample, per_sample)  # type: ignore[arg-type]
+    specs = Contrast._make([per_sample, per_sample])
     return devices.partition_by_compiler(losses, specs, query, key, keys, queue_labels, labels, *options)
