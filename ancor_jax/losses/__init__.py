@@ -4,11 +4,12 @@
 of keys, `moving_average` the target network, `streaming` the one-pass computation of the negatives, `devices` what they
 need to know of meshes.
 
-The losses of ANCOR's successors: `coins`; `soft_contrast` (MaskCon, Grafit, SupCon over the queue); `batch_supcon` (SupCon
-and class-conditional InfoNCE in the batch). `labelled` has what those over keys with labels share.
+The losses of ANCOR's successors: `coins`; `soft_contrast` (MaskCon, Grafit, SupCon over the queue); `batch_supcon`
+(SupCon and class-conditional InfoNCE in the batch); `nca` with its `memory`. `labelled` has what those over keys with
+labels share.
 """
 
-from ancor_jax.losses import queue
+from ancor_jax.losses import memory, queue
 from ancor_jax.losses.batch_supcon import batch_supcon
 from ancor_jax.losses.coins import coins_loss, cosine_logits
 from ancor_jax.losses.contrastive import (
@@ -23,6 +24,7 @@ from ancor_jax.losses.contrastive import (
     negative_cosine_loss,
 )
 from ancor_jax.losses.moving_average import init_target, moving_average
+from ancor_jax.losses.nca import nca
 from ancor_jax.losses.projection import METRICS, angular_projection, l2_normalize
 from ancor_jax.losses.soft_contrast import soft_contrast
 from ancor_jax.losses.total import AncorLoss, ancor_loss, combine, cross_entropy
@@ -47,7 +49,9 @@ __all__ = [
     'cross_entropy',
     'init_target',
     'l2_normalize',
+    'memory',
     'moving_average',
+    'nca',
     'negative_cosine_loss',
     'queue',
     'soft_contrast',

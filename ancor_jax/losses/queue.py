@@ -170,7 +170,7 @@ def _enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None, axis_name:
     """`enqueue` of checked arguments; the keys may be of any type."""
     keys = jax.lax.stop_gradient(keys).astype(queue.keys.dtype)
     if axis_name is not None:
-        _check_gather(queue, keys, axis_name, gather)
+        devices.check_gather('keys', queue.keys, keys, axis_name, gather)
         if gather:
             keys = devices.gather(keys, axis_name)
             labels = None if labels is None else devices.gather(labels, axis_name)
@@ -204,20 +204,3 @@ def _write(queue: Queue, keys: jax.Array, labels: jax.Array, axis_name: str | No
     place = jnp.where(overwritten | elsewhere | no_class, slots_here, place)
     written = queue.keys.at[labels, place].set(keys, mode='drop')
     return Queue(written, (queue.pointers + counts) % size)
-
-
-def _check_gather(queue: Queue, keys: jax.Array, axis_name: str, gather: bool) -> None:
-    """Raises ValueError where JAX knows whether keys are split over the axis, and `gather` contradicts it."""
-    if axis_name not in devices.varying_axes(queue.keys):  # not known, as under pmap
-        return
-    split = axis_name in devices.varying_axes(keys)
-    if gather and not split:
-        raise ValueError(
-            f'every device passes the same keys, and gathering them over {axis_name!r} would write each several times; '
-            "pass gather=False, or each device's own keys."
-        )
-    if split and not gather:
-        raise ValueError(
-            f'the devices along {axis_name!r} pass different keys, and gather=False is for the complete batch; '
-            "leave gather out, or gather keys and labels by jax.lax.all_gather(..., tiled=True, to='invarying')."
-        )
