@@ -5,11 +5,11 @@ of keys, `moving_average` the target network, `streaming` the one-pass computati
 need to know of meshes.
 
 The losses of ANCOR's successors: `coins`; `soft_contrast` (MaskCon, Grafit, SupCon over the queue); `batch_supcon`
-(SupCon and class-conditional InfoNCE in the batch); `nca` with its `memory`. `labelled` has what those over keys with
-labels share.
+(SupCon and class-conditional InfoNCE in the batch); `nca` with its `memory`; `mixture` (SCGM) with its `sinkhorn`.
+`labelled` has what those over keys with labels share.
 """
 
-from ancor_jax.losses import memory, queue
+from ancor_jax.losses import memory, queue, sinkhorn
 from ancor_jax.losses.batch_supcon import batch_supcon
 from ancor_jax.losses.coins import coins_loss, cosine_logits
 from ancor_jax.losses.contrastive import (
@@ -23,6 +23,7 @@ from ancor_jax.losses.contrastive import (
     contrastive_loss,
     negative_cosine_loss,
 )
+from ancor_jax.losses.mixture import MixtureLoss, ancor_scgm_loss, log_joint, scgm_loss
 from ancor_jax.losses.moving_average import init_target, moving_average
 from ancor_jax.losses.nca import nca
 from ancor_jax.losses.projection import METRICS, angular_projection, l2_normalize
@@ -33,9 +34,11 @@ __all__ = [
     'METRICS',
     'AncorLoss',
     'Contrast',
+    'MixtureLoss',
     'all_class_contrast',
     'all_class_contrastive_loss',
     'ancor_loss',
+    'ancor_scgm_loss',
     'angular_projection',
     'batch_supcon',
     'class_contrast',
@@ -49,10 +52,13 @@ __all__ = [
     'cross_entropy',
     'init_target',
     'l2_normalize',
+    'log_joint',
     'memory',
     'moving_average',
     'nca',
     'negative_cosine_loss',
     'queue',
+    'scgm_loss',
+    'sinkhorn',
     'soft_contrast',
 ]

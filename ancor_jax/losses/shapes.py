@@ -1,6 +1,6 @@
 """Names for the dtypes and shapes of arrays, for annotations.
 
-N samples, C coarse classes, K queued keys per class, D embedding dimensions.
+N samples, C coarse classes, K queued keys per class, S subclasses, D embedding dimensions.
 
 The losses need nothing but jax at run time, so these names are plain `jax.Array`. If jaxtyping is imported first, they
 carry dtype and dimensions, and its import hook checks every call: the tests run that way.
@@ -20,6 +20,7 @@ if TYPE_CHECKING or sys.modules.get('jaxtyping') is None:
     SingleKeys = jax.Array  # [K, D]
     KeyLabels = jax.Array  # integers [K]
     ClassWeights = jax.Array  # [C, D]
+    SubclassMeans = jax.Array  # [S, D]
     ClassLogits = jax.Array  # [N, C]
     Logits = jax.Array  # [N, ...]
     PerSample = jax.Array  # [N]
@@ -34,6 +35,7 @@ else:
     SingleKeys = Float[jax.Array, 'k d']
     KeyLabels = Integer[jax.Array, 'k']
     ClassWeights = Float[jax.Array, 'c d']
+    SubclassMeans = Float[jax.Array, 's d']
     ClassLogits = Float[jax.Array, 'n c']
     Logits = Float[jax.Array, 'n ...']
     PerSample = Float[jax.Array, 'n']

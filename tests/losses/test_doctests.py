@@ -12,6 +12,7 @@ FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) an
     'queue.enqueue': losses.queue.enqueue,
     'memory.init': losses.memory.init,
     'memory.update': losses.memory.update,
+    'sinkhorn.assign': losses.sinkhorn.assign,
     'queue.init_labels': losses.queue.init_labels,
     'queue.enqueue_labels': losses.queue.enqueue_labels,
 }
