@@ -5,8 +5,8 @@ of keys, `moving_average` the target network, `streaming` the one-pass computati
 need to know of meshes.
 
 The losses of ANCOR's successors: `coins`; `soft_contrast` (MaskCon, Grafit, SupCon over the queue); `batch_supcon`
-(SupCon and class-conditional InfoNCE in the batch); `nca` with its `memory`; `mixture` (SCGM) with its `sinkhorn`.
-`labelled` has what those over keys with labels share.
+(SupCon and class-conditional InfoNCE in the batch); `nca` with its `memory`; `mixture` (SCGM) with its `sinkhorn`;
+`falcon`. `labelled` has what those over keys with labels share.
 """
 
 from ancor_jax.losses import memory, queue, sinkhorn
@@ -23,6 +23,7 @@ from ancor_jax.losses.contrastive import (
     contrastive_loss,
     negative_cosine_loss,
 )
+from ancor_jax.losses.falcon import FalconLoss, assign_fine_classes, falcon_loss, falcon_softness, fine_by_coarse
 from ancor_jax.losses.mixture import MixtureLoss, ancor_scgm_loss, log_joint, scgm_loss
 from ancor_jax.losses.moving_average import init_target, moving_average
 from ancor_jax.losses.nca import nca
@@ -34,12 +35,14 @@ __all__ = [
     'METRICS',
     'AncorLoss',
     'Contrast',
+    'FalconLoss',
     'MixtureLoss',
     'all_class_contrast',
     'all_class_contrastive_loss',
     'ancor_loss',
     'ancor_scgm_loss',
     'angular_projection',
+    'assign_fine_classes',
     'batch_supcon',
     'class_contrast',
     'class_contrastive_logits',
@@ -50,6 +53,9 @@ __all__ = [
     'contrastive_loss',
     'cosine_logits',
     'cross_entropy',
+    'falcon_loss',
+    'falcon_softness',
+    'fine_by_coarse',
     'init_target',
     'l2_normalize',
     'log_joint',

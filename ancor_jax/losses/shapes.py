@@ -1,6 +1,7 @@
 """Names for the dtypes and shapes of arrays, for annotations.
 
-N samples, C coarse classes, K queued keys per class, S subclasses, D embedding dimensions.
+N samples, C coarse classes, K queued keys per class, S subclasses, D embedding dimensions;
+F fine classes of a classifier, R neighbours of a sample.
 
 The losses need nothing but jax at run time, so these names are plain `jax.Array`. If jaxtyping is imported first, they
 carry dtype and dimensions, and its import hook checks every call: the tests run that way.
@@ -23,6 +24,10 @@ if TYPE_CHECKING or sys.modules.get('jaxtyping') is None:
     SubclassMeans = jax.Array  # [S, D]
     ClassLogits = jax.Array  # [N, C]
     Logits = jax.Array  # [N, ...]
+    FineLogits = jax.Array  # [N, F]
+    NeighbourLogits = jax.Array  # [N, R, F]
+    CoarseOfFine = jax.Array  # integers [F]
+    FineByCoarse = jax.Array  # [F, C]
     PerSample = jax.Array  # [N]
 else:
     from jaxtyping import Float, Integer
@@ -38,4 +43,8 @@ else:
     SubclassMeans = Float[jax.Array, 's d']
     ClassLogits = Float[jax.Array, 'n c']
     Logits = Float[jax.Array, 'n ...']
+    FineLogits = Float[jax.Array, 'n f']
+    NeighbourLogits = Float[jax.Array, 'n r f']
+    CoarseOfFine = Integer[jax.Array, 'f']
+    FineByCoarse = Float[jax.Array, 'f c']
     PerSample = Float[jax.Array, 'n']
