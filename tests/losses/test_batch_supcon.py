@@ -102,10 +102,9 @@ def test_one_class_is_the_contrast_of_the_class_queue():
     np.testing.assert_allclose(loss, expected(view1, view0, queue, jnp.arange(6), weights), rtol=1e-5)
 
 
-@pytest.mark.parametrize('spread', [0.0, 0.5])
-def test_eight_devices_equal_one(spread):
+def test_eight_devices_equal_one():
     def loss(*arrays, axis_name=None):
-        return losses.batch_supcon(*arrays, spread=spread, axis_name=axis_name).loss
+        return losses.batch_supcon(*arrays, spread=0.5, axis_name=axis_name).loss
 
     successors.assert_eight_devices_equal_one(loss, problem(4), P('devices'), argnums=(0, 1))
 
