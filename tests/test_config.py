@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from ancor_jax import config as configuration
-from ancor_jax.config import Config, ConfigError
+from ancor_jax.config import Config, ConfigError, constraints
 from ancor_jax.config.experiments import as_config_dict
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*_*.py'))
@@ -147,3 +147,9 @@ def test_config_dict_is_typed_and_round_trips():
     with pytest.raises(TypeError):
         values.train.epochs = 'many'
     assert configuration.from_mapping(values) == digits()
+
+
+def test_constraints_of_two_kinds_are_never_taken_for_each_other():
+    """`Annotated[float, x]` and `Annotated[float, y]` are one cached type if x equals y."""
+    assert constraints.Above(0) != constraints.AtLeast(0)
+    assert constraints.AtLeast(0) == constraints.AtLeast(0)

@@ -1,16 +1,21 @@
-"""Constraints on the fields of the configuration, as metadata of their `Annotated` types."""
+"""Constraints on the fields of the configuration, as metadata of their `Annotated` types.
 
+Dataclasses, since those of two kinds are never equal: `Annotated` takes equal metadata for the same.
+"""
+
+import dataclasses
 import difflib
 import math
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class ConfigError(ValueError):
     """A field that is unknown, of the wrong type, out of range, or in contradiction to another."""
 
 
-class Above(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Above:
     """A finite number greater than `low`."""
 
     low: float
@@ -20,7 +25,8 @@ class Above(NamedTuple):
             raise ConfigError(f'{name} must be greater than {self.low:g}, and is {value}.')
 
 
-class AtLeast(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
     """A finite number that is not less than `low`."""
 
     low: float
@@ -31,7 +37,8 @@ class AtLeast(NamedTuple):
             raise ConfigError(f'{name} {wanted}, and is {value}.')
 
 
-class Within(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Within:
     """A number in low..high, or below high; `why` explains the limit."""
 
     low: float
@@ -46,7 +53,8 @@ class Within(NamedTuple):
             raise ConfigError(f'{name} must lie in {self.low:g}..{self.high:g}{also}{why}, and is {value}.')
 
 
-class OneOf(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class OneOf:
     """One of some names; `also_empty` accepts '' too."""
 
     names: Collection[str]
@@ -59,7 +67,8 @@ class OneOf(NamedTuple):
             )
 
 
-class NumberOr(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class NumberOr:
     """A whole number greater than 0 as text, one of some names, or ''."""
 
     names: Collection[str]
@@ -70,7 +79,8 @@ class NumberOr(NamedTuple):
             raise ConfigError(f"{name} must be {names}, a number greater than 0, or '', and is {value!r}.")
 
 
-class Length(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Length:
     """A tuple of a fixed length; `what` names the items."""
 
     size: int
@@ -81,7 +91,8 @@ class Length(NamedTuple):
             raise ConfigError(f'{name} must be {self.what}, and is {value}.')
 
 
-class NotEmpty(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
     """A tuple with at least one item."""
 
     def check(self, name: str, value: Any) -> None:

@@ -20,6 +20,35 @@ def array(name: str, value: Any) -> jax.Array:
     raise ValueError(f'{name} must be an array and is a {type(value).__name__}; pass jnp.asarray({name}).')
 
 
+def embeddings(name: str, value: Any) -> jax.Array:
+    """The argument as [N, D] floating-point numbers, at least float32.
+
+    Raises:
+        ValueError: it is not of that kind.
+    """
+    vectors = array(name, value)
+    if vectors.ndim != 2:
+        raise ValueError(f'{name} must be [N, D], one row per sample, and is {list(vectors.shape)}.')
+    if not jnp.issubdtype(vectors.dtype, jnp.floating):
+        raise ValueError(f'{name} must hold floating-point numbers, and holds {vectors.dtype}.')
+    return vectors.astype(jnp.float32) if vectors.dtype.itemsize < 4 else vectors
+
+
+def pair(name: str, value: Any, other_name: str, other: Any) -> tuple[jax.Array, jax.Array]:
+    """Two arguments as [N, D] floating-point numbers of one shape, in the precision of the first, at least float32.
+
+    Raises:
+        ValueError: they are not of that kind.
+    """
+    vectors, others = embeddings(name, value), array(other_name, other)
+    if others.shape != vectors.shape:
+        raise ValueError(
+            f'{name} and {other_name} must be [N, D] of one shape, and are {list(vectors.shape)} and '
+            f'{list(others.shape)}.'
+        )
+    return vectors, others.astype(vectors.dtype)
+
+
 def integers(name: str, value: Any, count: int, of: str) -> jax.Array:
     """The argument as an array of `count` integers.
 

@@ -31,7 +31,7 @@ from jax.sharding import PartitionSpec as P
 
 from ancor_jax.losses import checks, devices, streaming
 from ancor_jax.losses.projection import METRICS, l2_normalize, project
-from ancor_jax.losses.queue import Queue
+from ancor_jax.losses.queue import Queue, single
 from ancor_jax.losses.shapes import ClassWeights, Embeddings, Keys, Labels, Logits, PerSample, SingleKeys
 
 
@@ -205,20 +205,7 @@ def contrast(
         >>> losses.contrast(query, key, queue, temperature=0.1).loss.shape
         (4,)
     """
-    if isinstance(queue, Queue):
-        if queue.keys.shape[0] != 1:
-            raise ValueError(
-                f'queue must be one class-agnostic queue and has {queue.keys.shape[0]} classes; '
-                'make it by queue.init(rng, 1, size, dim), or use class_contrast.'
-            )
-        keys = queue.keys[0]
-    else:
-        keys = checks.array('queue', queue)
-        if keys.ndim != 2:
-            raise ValueError(
-                f'queue must be [K, D], one class-agnostic queue, and is {list(keys.shape)}; '
-                'pass a Queue of one class or its keys[0], or use class_contrast.'
-            )
+    keys = single(queue)
     query = checks.array('query', query)
     labels = jnp.zeros(query.shape[:1], jnp.int32)
     no_weights = jnp.zeros((1, *query.shape[-1:]), query.dtype)
@@ -311,7 +298,7 @@ def streamed_contrast(
     arrays = _check(query, key, queue, labels, class_weights, which.metric)
     query = arrays[0]
     if which.axis_name is not None:
-        _check_split(arrays[2], arrays[0], which.axis_name)
+        devices.check_split('queue', arrays[2], f'P(None, {which.axis_name!r})', query, which.axis_name)
 
     def losses(
         query: jax.Array, key: jax.Array, queue: jax.Array, labels: jax.Array, weights: jax.Array, temperature: Any
@@ -371,12 +358,3 @@ def _check(
     dtype = query.dtype if query.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     key, queue, class_weights = jax.lax.stop_gradient((key, queue, class_weights))
     return query.astype(dtype), key.astype(dtype), queue, labels, class_weights
-
-
-def _check_split(queue: jax.Array, query: jax.Array, axis_name: str) -> None:
-    """Raises ValueError where JAX knows that every device has the same queue: each key would count once per device."""
-    if axis_name in devices.varying_axes(query) and axis_name not in devices.varying_axes(queue):
-        raise ValueError(
-            f'with axis_name={axis_name!r} each device must hold its own slots of the queue, and all hold the '
-            f'same; split it by in_specs P(None, {axis_name!r}), or leave axis_name out.'
-        )

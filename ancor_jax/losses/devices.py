@@ -36,6 +36,48 @@ def gather(x: jax.Array, axis_name: str) -> jax.Array:
     return jax.lax.all_gather(x, axis_name, tiled=True)
 
 
+def check_split(name: str, slots: jax.Array, split: str, samples: jax.Array, axis_name: str) -> None:
+    """Raises ValueError where JAX knows that every device has the same slots: each key would count once per device.
+
+    Args:
+        name: of the slots' array.
+        slots: it.
+        split: the specification that splits it, for the message.
+        samples: an array that is split by sample.
+        axis_name: mesh axis.
+    """
+    if axis_name in varying_axes(samples) and axis_name not in varying_axes(slots):
+        raise ValueError(
+            f'with axis_name={axis_name!r} each device must hold its own slots of the {name}, and all hold the '
+            f'same; split it by in_specs {split}, or leave axis_name out.'
+        )
+
+
+def check_gather(name: str, slots: jax.Array, samples: jax.Array, axis_name: str, gather: bool) -> None:
+    """Raises ValueError where JAX knows whether samples are split over the axis, and `gather` contradicts it.
+
+    Args:
+        name: what a sample brings, such as 'keys'.
+        slots: the array that is written.
+        samples: the array that is gathered.
+        axis_name: mesh axis.
+        gather: whether it is.
+    """
+    if axis_name not in varying_axes(slots):  # not known, as under pmap
+        return
+    split = axis_name in varying_axes(samples)
+    if gather and not split:
+        raise ValueError(
+            f'every device passes the same {name}, and gathering them over {axis_name!r} would write each several '
+            f"times; pass gather=False, or each device's own {name}."
+        )
+    if split and not gather:
+        raise ValueError(
+            f'the devices along {axis_name!r} pass different {name}, and gather=False is for the complete batch; '
+            "leave gather out, or gather all samples by jax.lax.all_gather(..., tiled=True, to='invarying')."
+        )
+
+
 def partition_by_compiler(function: Callable[..., Result], specs: Any, *arguments: Any) -> Result:
     """`function(*arguments)`, in which the compiler partitions the axes that are explicit outside.
 

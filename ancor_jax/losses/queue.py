@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ancor_jax.losses import checks, devices
-from ancor_jax.losses.shapes import Embeddings, Labels
+from ancor_jax.losses.shapes import Embeddings, KeyLabels, Labels, SingleKeys
 
 
 class Queue(NamedTuple):
@@ -84,16 +84,93 @@ def enqueue(
         >>> written.keys[..., 0].tolist(), written.pointers.tolist()
         ([[1.0, 3.0, 0.0], [2.0, 0.0, 0.0]], [2, 1])
     """
-    if not isinstance(queue, Queue):
-        raise ValueError(f'queue must be a Queue, as queue.init makes it, and is a {type(queue).__name__}.')
+    _check_queue(queue)
     keys = checks.array('keys', keys)
     if keys.ndim != 2 or keys.shape[1] != queue.keys.shape[2]:
         raise ValueError(f'keys must be [N, {queue.keys.shape[2]}] to fit the queue, and are {list(keys.shape)}.')
     if labels is not None:
         labels = checks.integers('labels', labels, keys.shape[0], 'key')
+    return _enqueue(queue, keys, labels, axis_name, gather)
+
+
+def init_labels(size: int) -> KeyLabels:
+    """Labels of a class-agnostic queue, for contrasts that know the classes of its keys: int32 [K], all −1, no class.
+
+    Example:
+        >>> from ancor_jax.losses import queue
+        >>> queue.init_labels(size=3).tolist()
+        [-1, -1, -1]
+    """
+    return jnp.full(size, -1, jnp.int32)
+
+
+def enqueue_labels(
+    queue: Queue, queue_labels: KeyLabels, labels: Labels, *, axis_name: str | None = None, gather: bool = True
+) -> KeyLabels:
+    """Writes the labels of a batch at the slots at which `enqueue` writes its keys into a queue of one class.
+
+    Args:
+        queue: the class-agnostic queue before the keys of the batch are written.
+        queue_labels: int32 [K]; with `axis_name` those of this device's slots, split by P(axis_name).
+        labels: int [N], in the order of the keys.
+        axis_name: as in `enqueue`.
+        gather: as in `enqueue`.
+
+    Returns:
+        The labels after writing.
+
+    Raises:
+        ValueError: as `enqueue`, or a queue of several classes.
+
+    Example:
+        >>> import jax
+        >>> from ancor_jax.losses import queue
+        >>> keys, queue_labels = queue.init(jax.random.key(0), 1, size=3, dim=2), queue.init_labels(size=3)
+        >>> queue.enqueue_labels(keys, queue_labels, jax.numpy.asarray([5, 4])).tolist()
+        [5, 4, -1]
+    """
+    _check_queue(queue)
+    slots = single(queue).shape[0]
+    queue_labels = checks.integers('queue_labels', queue_labels, slots, 'queued key')
+    labels = checks.array('labels', labels)
+    labels = checks.integers('labels', labels, labels.size, 'key')
+    as_keys = Queue(queue_labels[None, :, None], queue.pointers)
+    return _enqueue(as_keys, labels[:, None], None, axis_name, gather).keys[0, :, 0]
+
+
+def single(queue: SingleKeys | Queue) -> jax.Array:
+    """The keys [K, D] of a class-agnostic queue.
+
+    Raises:
+        ValueError: it has several classes, or another shape.
+    """
+    if isinstance(queue, Queue):
+        if queue.keys.shape[0] != 1:
+            raise ValueError(
+                f'queue must be one class-agnostic queue and has {queue.keys.shape[0]} classes; '
+                'make it by queue.init(rng, 1, size, dim), or use class_contrast.'
+            )
+        return queue.keys[0]
+    keys = checks.array('queue', queue)
+    if keys.ndim != 2:
+        raise ValueError(
+            f'queue must be [K, D], one class-agnostic queue, and is {list(keys.shape)}; '
+            'pass a Queue of one class or its keys[0], or use class_contrast.'
+        )
+    return keys
+
+
+def _check_queue(queue: Queue) -> None:
+    """Raises ValueError where it is not one."""
+    if not isinstance(queue, Queue):
+        raise ValueError(f'queue must be a Queue, as queue.init makes it, and is a {type(queue).__name__}.')
+
+
+def _enqueue(queue: Queue, keys: jax.Array, labels: jax.Array | None, axis_name: str | None, gather: bool) -> Queue:
+    """`enqueue` of checked arguments; the keys may be of any type."""
     keys = jax.lax.stop_gradient(keys).astype(queue.keys.dtype)
     if axis_name is not None:
-        _check_gather(queue, keys, axis_name, gather)
+        devices.check_gather('keys', queue.keys, keys, axis_name, gather)
         if gather:
             keys = devices.gather(keys, axis_name)
             labels = None if labels is None else devices.gather(labels, axis_name)
@@ -127,20 +204,3 @@ def _write(queue: Queue, keys: jax.Array, labels: jax.Array, axis_name: str | No
     place = jnp.where(overwritten | elsewhere | no_class, slots_here, place)
     written = queue.keys.at[labels, place].set(keys, mode='drop')
     return Queue(written, (queue.pointers + counts) % size)
-
-
-def _check_gather(queue: Queue, keys: jax.Array, axis_name: str, gather: bool) -> None:
-    """Raises ValueError if `gather` contradicts what JAX knows about the split of the keys over the axis."""
-    if axis_name not in devices.varying_axes(queue.keys):  # not known, as under pmap
-        return
-    split = axis_name in devices.varying_axes(keys)
-    if gather and not split:
-        raise ValueError(
-            f'every device passes the same keys, and gathering them over {axis_name!r} would write each several times; '
-            "pass gather=False, or each device's own keys."
-        )
-    if split and not gather:
-        raise ValueError(
-            f'the devices along {axis_name!r} pass different keys, and gather=False is for the complete batch; '
-            "leave gather out, or gather keys and labels by jax.lax.all_gather(..., tiled=True, to='invarying')."
-        )

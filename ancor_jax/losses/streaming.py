@@ -13,6 +13,7 @@ Shapes: N samples, D embedding dimensions, C coarse classes, K queued keys per c
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,34 +89,56 @@ def _forward(
     over_shard = functools.partial(
         _over_own_class if negatives.own_class else _over_all_classes, metric=negatives.metric, with_mean=with_mean
     )
-    if negatives.layout is None:
-        by_platform = {name: functools.partial(over_shard, layout=layout) for name, layout in LAYOUTS.items()}
-        log_sum, largest, mean = jax.lax.platform_dependent(
-            rows,
-            labels,
-            queue,
-            class_weights,
-            default=by_platform['cpu'],
-            tpu=by_platform['tpu'],
-            cuda=by_platform['gpu'],
-            rocm=by_platform['gpu'],
-        )
-    else:
-        log_sum, largest, mean = over_shard(rows, labels, queue, class_weights, layout=negatives.layout)
+    log_sum, largest, mean = with_layout(negatives.layout, over_shard, rows, labels, queue, class_weights)
     if axis_name is None:
         return (log_sum, largest), mean
+    log_sum, largest, mean = over_shards(axis_name, here, log_sum, largest, mean)
+    return (log_sum, largest), mean
+
+
+def with_layout(layout: Layout | None, compute: Callable[..., Any], *arrays: jax.Array | None) -> Any:
+    """`compute(*arrays, layout=layout)`; None is the layout of the platform that the program is compiled for."""
+    if layout is not None:
+        return compute(*arrays, layout=layout)
+    by_platform = {name: functools.partial(compute, layout=layout) for name, layout in LAYOUTS.items()}
+    return jax.lax.platform_dependent(
+        *arrays,
+        default=by_platform['cpu'],
+        tpu=by_platform['tpu'],
+        cuda=by_platform['gpu'],
+        rocm=by_platform['gpu'],
+    )
+
+
+def over_shards(axis_name: str, here: int, log_sum: jax.Array, largest: jax.Array, mean: jax.Array | None) -> _Softmax:
+    """The softmaxes of all devices' N samples over one device's slots → those of its `here` samples over all slots.
+
+    Args:
+        axis_name: mesh axis over which samples and slots are split.
+        here: samples of a device.
+        log_sum: [..., N], −inf where a sample has no key on this device.
+        largest: [..., N].
+        mean: [..., N, D].
+    """
     log_sum_of_shard = log_sum
     # No gradient: it cancels for the first, and the second has none (`pmax` has no differentiation rule).
     top, largest = jax.lax.pmax(jax.lax.stop_gradient((log_sum, largest)), axis_name)
+    top = _finite(top)
     log_sum = top + jnp.log(jax.lax.psum(jnp.exp(log_sum - top), axis_name))
     if mean is not None:
-        mean = mean * jnp.exp(log_sum_of_shard - log_sum)[:, None]
-        mean = jax.lax.psum_scatter(mean, axis_name, tiled=True)
+        mean = mean * jnp.exp(log_sum_of_shard - _finite(log_sum))[..., None]
+        mean = jax.lax.psum_scatter(mean, axis_name, scatter_dimension=mean.ndim - 2, tiled=True)
     start = jax.lax.axis_index(axis_name) * here
     return (
-        jax.lax.dynamic_slice_in_dim(log_sum, start, here),
-        jax.lax.dynamic_slice_in_dim(largest, start, here),
-    ), mean
+        jax.lax.dynamic_slice_in_dim(log_sum, start, here, axis=-1),
+        jax.lax.dynamic_slice_in_dim(largest, start, here, axis=-1),
+        mean,
+    )
+
+
+def _finite(log: jax.Array) -> jax.Array:
+    """The logarithm of an empty sum, −inf, as 0: what is subtracted from another −inf."""
+    return jnp.where(log == -jnp.inf, 0, log)
 
 
 def _backward(
@@ -229,36 +252,72 @@ def _online_softmax(
         piece_keys: keys of a piece, at most.
         in_loop: whether this runs in a loop, not under `vmap`.
     """
-    size, dim = queue.shape[1:]
+    size = queue.shape[1]
     pieces = -(-size // piece_keys)
     length = -(-size // pieces)
     anchors = projection.l2_normalize(class_weights.astype(rows.dtype))
 
-    def add_piece(index: jax.Array, running: tuple[jax.Array, jax.Array, jax.Array | None]) -> Any:
-        maximum, denominator, accumulator = running
+    def add_piece(index: jax.Array, running: Running) -> Running:
         index = index.astype(jnp.int32)  # int64 under x64, which `dynamic_slice` does not mix
         label, begin = first_class + index // pieces, index % pieces * length
-        # The last piece may be shorter: it starts further left, and the keys that were already read are masked.
-        start = jnp.minimum(begin, size - length)
-        stored = queue
-        if in_loop and queue.dtype != rows.dtype:  # else XLA on CPU makes a float32 copy of the queue for every block
-            stored, start = jax.lax.optimization_barrier((queue, start))
-        keys = jax.lax.dynamic_slice(stored, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(rows.dtype)
+        keys, start = read_piece(queue, label, begin, length, rows.dtype, in_loop)
         keys, scale = projection.unscaled(keys, anchors[label][None], metric, with_branch=in_loop)
         scale = scale[:, 0][None]
         # Full float32: with T = 0.2 a tensor core's 10-bit mantissa would cost the logits 5e-3.
         logits = jnp.dot(rows, keys.T, precision='highest') * scale
         if size % length:
             logits = jnp.where((start + jnp.arange(length) >= begin)[None], logits, -jnp.inf)
-        new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=1))
-        rescale, exponentials = jnp.exp(maximum - new_maximum), jnp.exp(logits - new_maximum[:, None])
-        denominator = denominator * rescale + jnp.sum(exponentials, axis=1)
-        if accumulator is not None:
-            accumulator = accumulator * rescale[:, None] + jnp.dot(exponentials * scale, keys, precision='highest')
-        return new_maximum, denominator, accumulator
+        return add_logits(running, logits, keys, scale)
 
-    zeros = jnp.zeros_like(rows[:, 0])
-    empty = (zeros - jnp.inf, zeros, jnp.zeros_like(rows) if with_mean else None)
-    maximum, denominator, accumulator = jax.lax.fori_loop(0, num_classes * pieces, add_piece, empty)
-    mean = None if accumulator is None else accumulator / denominator[:, None]
-    return maximum + jnp.log(denominator), maximum, mean
+    return softmax_of(jax.lax.fori_loop(0, num_classes * pieces, add_piece, nothing(rows, with_mean)))
+
+
+# Of each row: the largest logit, Σ exp(logit − largest), and Σ exp(logit − largest) · key or None.
+Running = tuple[jax.Array, jax.Array, jax.Array | None]
+
+
+def nothing(rows: jax.Array, with_mean: bool) -> Running:
+    """The online softmax of rows [..., D] before the first key."""
+    zeros = jnp.zeros_like(rows[..., 0])
+    return zeros - jnp.inf, zeros, jnp.zeros_like(rows) if with_mean else None
+
+
+def read_piece(
+    queue: jax.Array, label: jax.Array, begin: jax.Array, length: int, dtype: jax.typing.DTypeLike, in_loop: bool
+) -> tuple[jax.Array, jax.Array]:
+    """The keys [length, D] of one class of a queue [C, K, D] from slot `begin`, and the slot of the first of them.
+
+    The last piece may be shorter: it is read from further left, and the caller masks the keys that were read before.
+    """
+    size, dim = queue.shape[1:]
+    start = jnp.minimum(begin, size - length)
+    if in_loop and queue.dtype != dtype:  # else XLA on CPU makes a float32 copy of the queue for every block
+        queue, start = jax.lax.optimization_barrier((queue, start))
+    return jax.lax.dynamic_slice(queue, (label, start, jnp.int32(0)), (1, length, dim))[0].astype(dtype), start
+
+
+def add_logits(running: Running, logits: jax.Array, keys: jax.Array, scale: jax.Array) -> Running:
+    """The online softmax after the next keys.
+
+    Args:
+        running: of rows [..., D].
+        logits: [..., P]; −inf for a key that the row leaves out.
+        keys: [P, D].
+        scale: of a shape that broadcasts to that of the logits: what a key is multiplied by.
+    """
+    maximum, denominator, accumulator = running
+    new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=-1))
+    shift = _finite(new_maximum)
+    rescale, exponentials = jnp.exp(maximum - shift), jnp.exp(logits - shift[..., None])
+    denominator = denominator * rescale + jnp.sum(exponentials, axis=-1)
+    if accumulator is not None:
+        accumulator = accumulator * rescale[..., None] + jnp.dot(exponentials * scale, keys, precision='highest')
+    return new_maximum, denominator, accumulator
+
+
+def softmax_of(running: Running) -> _Softmax:
+    """The result after the last key. A row without keys has −inf, −inf and a mean of zero."""
+    maximum, denominator, accumulator = running
+    if accumulator is not None:
+        accumulator = accumulator / jnp.where(denominator == 0, 1, denominator)[..., None]
+    return _finite(maximum) + jnp.log(denominator), maximum, accumulator

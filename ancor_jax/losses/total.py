@@ -65,10 +65,15 @@ def ancor_loss(
     return combine(cross_entropy(class_logits, labels), within)
 
 
-def combine(classification: PerSample | None, contrast: Contrast | None) -> AncorLoss:
-    """The total of a classification loss [N] and a contrast: their unweighted sum (paper equation 5).
+def combine(
+    classification: PerSample | None,
+    contrast: Contrast | None,
+    weights: tuple[float | jax.Array, float | jax.Array] = (1.0, 1.0),
+) -> AncorLoss:
+    """The total of a classification loss [N] and a contrast: their weighted sum (paper equation 5: weights 1 and 1).
 
-    A method without one of the terms passes None for it; its total is the other term alone.
+    A method without one of the terms passes None for it; its total is the other term times its weight. `weights` are
+    those of classification and contrast; the terms in the result have no weight.
 
     Raises:
         ValueError: both terms are None.
@@ -79,13 +84,15 @@ def combine(classification: PerSample | None, contrast: Contrast | None) -> Anco
         >>> contrast = losses.Contrast(loss=jnp.ones(2), correct=jnp.ones(2, bool))
         >>> losses.combine(jnp.asarray([1.0, 2.0]), contrast).total.tolist()
         [2.0, 3.0]
+        >>> losses.combine(jnp.asarray([1.0, 2.0]), contrast, weights=(0.5, 0.25)).total.tolist()
+        [0.75, 1.25]
     """
     if classification is None:
         if contrast is None:
             raise ValueError('a total loss needs a classification loss, a contrast, or both; both are None.')
-        return AncorLoss(contrast.loss, None, contrast)
-    total = classification if contrast is None else classification + contrast.loss
-    return AncorLoss(total, classification, contrast)
+        return AncorLoss(weights[1] * contrast.loss, None, contrast)
+    total = weights[0] * classification
+    return AncorLoss(total if contrast is None else total + weights[1] * contrast.loss, classification, contrast)
 
 
 def cross_entropy(logits: ClassLogits, labels: Labels) -> PerSample:

@@ -10,6 +10,11 @@ PUBLIC = {name: getattr(losses, name) for name in losses.__all__}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) and not isinstance(value, type)} | {
     'queue.init': losses.queue.init,
     'queue.enqueue': losses.queue.enqueue,
+    'memory.init': losses.memory.init,
+    'memory.update': losses.memory.update,
+    'sinkhorn.assign': losses.sinkhorn.assign,
+    'queue.init_labels': losses.queue.init_labels,
+    'queue.enqueue_labels': losses.queue.enqueue_labels,
 }
 
 
