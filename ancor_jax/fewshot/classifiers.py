@@ -217,12 +217,26 @@ def _shape(features: Any) -> tuple[int, ...]:
     return np.shape(features)
 
 
-@functools.partial(jax.jit, static_argnames=('method', 'ways', 'finish'))
 def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Applies `finish` to the scores [Q, ways] of each episode, in chunks of episodes that bound the memory."""
+    """`finish` of the scores [Q, ways] of each episode.
+
+    On a CPU, jaxlib's batched `eigh` waits inside XLA's pool of threads for tasks in the same pool. Two of them at once
+    can occupy all threads, and neither ends. So one program runs at a time there.
+    """
+    found = _solve_in_chunks(method, task, ways, finish)
+    return jax.block_until_ready(found) if jax.default_backend() == 'cpu' else found
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'ways', 'finish'))
+def _solve_in_chunks(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Solves the episodes in chunks that bound the memory.
+
+    The last chunk is padded: a separate remainder would be a second `eigh` beside the loop, see `_solve`.
+    """
     one = CLASSIFIERS[method].scores
     (episodes, supports), queries, dim = task.support_rows.shape, task.query_rows.shape[1], task.supports.shape[1]
-    chunk = _CHUNK_ELEMENTS // max(supports * supports, supports * queries, queries * ways, queries * dim)
+    most = _CHUNK_ELEMENTS // max(supports * supports, supports * queries, queries * ways, queries * dim)
+    chunk = min(max(most, 1), _MAX_CHUNK, episodes)
 
     def solve(episode: tuple[jax.Array, ...]) -> jax.Array:
         support_rows, labels, mask, query_rows = episode
@@ -230,7 +244,8 @@ def _solve(method: str, task: Task, ways: int, finish: Callable[[jax.Array], jax
         return finish(scores)
 
     each = (task.support_rows, task.labels, task.mask, task.query_rows)
-    return jax.lax.map(solve, each, batch_size=min(max(chunk, 1), _MAX_CHUNK, episodes))
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, -episodes % chunk), (0, 0)), mode='edge'), each)
+    return jax.lax.map(solve, padded, batch_size=chunk)[:episodes]
 
 
 def _lr_logits(x: Supports, y: Labels, q: Queries, mask: Mask, *, ways: int, balanced: bool = False) -> Scores:

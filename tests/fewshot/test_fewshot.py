@@ -513,3 +513,12 @@ def test_five_supports_of_one_class_do_not_take_the_others_queries():
 def test_methods_without_probabilities_are_refused():
     with pytest.raises(ValueError, match="'cosine' gives no probabilities: use one of lr, lr_balanced, prototype"):
         fewshot.probabilities('cosine', np.ones((2, 3)), np.array([0, 1]), np.ones((1, 3)), ways=2)
+
+
+def test_episodes_that_do_not_fill_the_last_chunk_need_no_second_eigh() -> None:
+    """Two batched `eigh` at once can occupy all threads of a CPU, each waiting for a task of its own."""
+    support, labels, query, _ = features(0, ways=5, copies=5, queries=15, dim=64)
+    episodes = classifiers._MAX_CHUNK + 1
+    many = classifiers.prepare(np.stack([support] * episodes), labels, np.stack([query] * episodes), 5)
+    program = str(jax.make_jaxpr(lambda task: classifiers._solve_in_chunks('lr', task, 5, classifiers._argmax))(many))
+    assert program.count('= eigh[') == 1
