@@ -399,7 +399,7 @@ def test_a_batch_in_chunks_is_its_episodes_one_by_one(method: str, monkeypatch: 
     support, query = data['support'][:5], data['query'][:5]
     labels = np.stack([np.roll(data['support_ys'], shift) for shift in range(5)])
     monkeypatch.setattr(classifiers, '_MAX_CHUNK', 2)  # two chunks and a rest
-    classifiers._solve.clear_cache()  # the limit is read while tracing
+    classifiers._solve_in_chunks.clear_cache()  # the limit is read while tracing
     batch = fewshot.classify(method, support, labels, query, ways=5)
     assert batch.shape == (5, 75)
     for e in range(5):
