@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from ancor_jax import models, pretrained
 from ancor_jax.config import Config, ConfigError, Eval
 from ancor_jax.evaluation import feature_extraction
 from ancor_jax.methods import METHODS
-from ancor_jax.runtime import atomic, checkpoint, device_mesh, workdir
+from ancor_jax.runtime import arguments, atomic, checkpoint, device_mesh, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +109,7 @@ def pretrained_backbone(config: Config) -> PretrainedBackbone:
     module = models.create_backbone(settings.name, models.Settings(**_backbone_settings(config)))
     image = jnp.zeros((1, config.views.size, config.views.size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False, step=jnp.zeros((), jnp.int32)))
-    directory = pathlib.Path(os.path.expandvars(settings.init)).expanduser()
+    directory = pathlib.Path(arguments.expand(settings.init))
     try:
         if (directory / workdir.CONFIG).is_file():
             return PretrainedBackbone(module, _backbone_of_run(directory, shapes))

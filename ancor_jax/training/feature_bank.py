@@ -24,7 +24,7 @@ from ancor_jax.data import Dataset, Split, host_views
 from ancor_jax.data.images import in_threads
 from ancor_jax.evaluation import feature_extraction
 from ancor_jax.evaluation.trained_model import PretrainedBackbone
-from ancor_jax.runtime import compiler
+from ancor_jax.runtime import arguments, compiler
 from ancor_jax.runtime.progress import Progress
 from ancor_jax.views import evaluation_views, image_ops, random_views
 from ancor_jax.views.recipe import recipe_of
@@ -58,7 +58,7 @@ def feature_dataset(dataset: Dataset, config: Config, backbone: PretrainedBackbo
         'train': (dataset.train, [*_random_passes(dataset.train, config), _plain(dataset.train, config)]),
         'test': (dataset.test, [_plain(dataset.test, config), _plain(dataset.test, config, mirrored=True)]),
     }
-    directory = pathlib.Path(os.path.expandvars(config.train.feature_cache)).expanduser()
+    directory = pathlib.Path(arguments.expand(config.train.feature_cache))
     described: dict[str, Any] = {'weights': backbone.fingerprint, 'views': recipe_of(config.views)._asdict()}
     described |= {'eval': [settings.resize, settings.crop], 'number': config.train.feature_views}
     options = compiler.options(jax.default_backend())
